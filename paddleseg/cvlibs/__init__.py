@@ -1,0 +1,1 @@
+"""Registries, configuration and the builder; import the submodule you need."""

@@ -1,0 +1,366 @@
+"""YAML to a resolved configuration in which every value knows where it came from.
+
+While files are merged the configuration is a tree of dict, list and Leaf. A list
+without a mapping in it (a crop size, say) is one Leaf, so that it is replaced whole.
+"""
+
+import inspect
+import os
+import re
+import typing
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable, List, Optional, Tuple
+
+import yaml
+
+from paddleseg.cvlibs import manager
+from paddleseg.cvlibs.errors import ConfigError
+
+DEFAULT = "default"
+_BASE_KEY = "_base_"
+_INHERIT_KEY = "_inherited_"
+_CHILD_REGISTRIES = {"backbone": manager.BACKBONES, "transforms": manager.TRANSFORMS}
+
+
+@dataclass
+class Leaf:
+    """A value and its origin: a file, a flag, or "default"."""
+
+    value: Any
+    origin: str
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key twice, and reads 1e-4 and None as people mean them."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value} stands twice", key_node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+                              list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^None$"), ["N"])
+
+
+class Config:
+    """A resolved configuration.
+
+    `config["model"]` is plain data; `origin("model.type")` tells where a value came from.
+    """
+
+    def __init__(self, path: str, tree: dict):
+        self.path = path
+        self.tree = tree
+
+    def __getitem__(self, key: str) -> Any:
+        return plain(self.tree[key])
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.tree
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    def node(self, dotted: str) -> Any:
+        """The part of the tree at a dotted key, as dict, list or Leaf; KeyError if there is none."""
+        node = self.tree
+        for part in dotted.split("."):
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        return node
+
+    def origin(self, dotted: str) -> str:
+        return origin_of(self.node(dotted))
+
+    def set(self, dotted: str, value: Any, origin: str) -> None:
+        """Set the value at a dotted key; list items go by number; parents are made."""
+        *parents, last = dotted.split(".")
+        node = self.tree
+        for depth, part in enumerate(parents):
+            node = self._child(node, part, ".".join(parents[:depth + 1]), origin)
+        if isinstance(node, list):
+            self._child(node, last, dotted, origin)
+            last = int(last)
+        node[last] = annotate(value, origin)
+
+    @staticmethod
+    def _child(node, part: str, dotted: str, origin: str):
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                raise ConfigError(f"{origin}: {dotted} is not an item of that list; it has items 0 to {len(node) - 1}")
+            return node[int(part)]
+        child = node.get(part)
+        if child is None or (isinstance(child, Leaf) and child.value is None):
+            child = node[part] = {}
+        if isinstance(child, Leaf):
+            raise ConfigError(f"{origin}: {dotted} is the value {child.value!r}, it has no keys below it")
+        return child
+
+    def dump(self) -> str:
+        """The configuration as YAML, each value's origin in a comment behind it."""
+        lines = []
+        _dump_mapping(self.tree, "", lines)
+        width = min(60, max((len(line) for line, _ in lines), default=0))
+        return "\n".join(f"{line:<{width}}  # {origin}" if origin else line for line, origin in lines) + "\n"
+
+
+def load_config(path: str, opts: Iterable[str] = (), flags: Iterable[Tuple[str, str, Any]] = ()) -> Config:
+    """Read a YAML file with its bases, then apply `--opts`, then flags.
+
+    Args:
+        path: the YAML file.
+        opts: items "a.b=value"; the value is read as YAML.
+        flags: (flag, dotted key, value); a value of None, a flag not given, changes nothing.
+
+    Raises:
+        ConfigError: a file is missing or isn't YAML, bases form a circle, or an override has no place.
+    """
+    config = Config(path, _read_with_bases(path, ()))
+    for item in opts:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--opts {item}: write key=value, such as --opts batch_size=1 model.num_codes=16")
+        config.set(key, _parse_option(item, text), "--opts")
+    for flag, dotted, value in flags:
+        if value is not None:
+            config.set(dotted, value, flag)
+    return config
+
+
+def _parse_option(item: str, text: str) -> Any:
+    try:
+        value = yaml.load(text, Loader=_Loader)
+        # PaddleSeg's users write scales=0.5,1.0,1.5 for a list.
+        if isinstance(value, str) and re.fullmatch(r"[-+.\deE]+(,[-+.\deE]+)+", value):
+            value = yaml.load(f"[{value}]", Loader=_Loader)
+        return value
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--opts {item}: the value can't be read as YAML ({_one_line(error)})") from error
+
+
+def _read_with_bases(path: str, children: Tuple[str, ...]) -> dict:
+    real = os.path.realpath(path)
+    if real in children:
+        raise ConfigError(f"{path}: {_BASE_KEY} leads back to a file that is being read; break the circle")
+    tree = annotate(_read_yaml(path, children), path)
+    bases = tree.pop(_BASE_KEY, Leaf([], path)).value
+    for base in [bases] if isinstance(bases, str) else bases:
+        base_tree = _read_with_bases(os.path.normpath(os.path.join(os.path.dirname(path), base)), (*children, real))
+        # As in PaddleSeg: the file wins over its bases, an earlier base over a later one.
+        tree = _merge(base_tree, tree)
+    return _without_inherit_keys(tree)
+
+
+def _read_yaml(path: str, children: Tuple[str, ...]) -> dict:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.load(file, Loader=_Loader)
+    except OSError as error:
+        named = f" (named as {_BASE_KEY} in {children[-1]})" if children else ""
+        raise ConfigError(f"{path}: {error.strerror or error}{named}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds no mapping of keys to values")
+    return content
+
+
+def _merge(base: dict, over: dict) -> dict:
+    if isinstance(over.get(_INHERIT_KEY), Leaf) and over[_INHERIT_KEY].value is False:
+        return over
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+def _without_inherit_keys(node):
+    if isinstance(node, dict):
+        return {key: _without_inherit_keys(value) for key, value in node.items() if key != _INHERIT_KEY}
+    if isinstance(node, list):
+        return [_without_inherit_keys(value) for value in node]
+    return node
+
+
+def annotate(value: Any, origin: str) -> Any:
+    """Plain data to a tree of Leafs that all bear `origin`."""
+    if isinstance(value, dict) and value:
+        return {str(key): annotate(item, origin) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and any(isinstance(item, dict) for item in value):
+        return [annotate(item, origin) for item in value]
+    return Leaf(value, origin)
+
+
+def plain(node: Any) -> Any:
+    """A tree back to plain data."""
+    if isinstance(node, Leaf):
+        return node.value
+    if isinstance(node, dict):
+        return {key: plain(value) for key, value in node.items()}
+    return [plain(value) for value in node]
+
+
+def origin_of(node: Any) -> str:
+    """The origin of a Leaf, or of the first Leaf in a part of the tree."""
+    while not isinstance(node, Leaf):
+        node = next(iter(node.values() if isinstance(node, dict) else node))
+    return node.origin
+
+
+# ---- checks -------------------------------------------------------------------------------------
+
+def check_component(registry: manager.ComponentManager, node: Any, dotted: str, supplied: Iterable[str] = ()) -> None:
+    """Check `type` and arguments of one section against the registered constructor, nested ones too.
+
+    Defaults that the section leaves out are written into the tree, with the origin "default".
+
+    Args:
+        supplied: arguments that the builder passes itself.
+
+    Raises:
+        ConfigError: naming file, dotted key and the nearest valid name.
+    """
+    if not isinstance(node, dict) or not isinstance(node.get("type"), Leaf):
+        raise ConfigError(f"{origin_of(node)}: {dotted} needs a mapping with a type, one of {registry!r}")
+    name, origin = node["type"].value, node["type"].origin
+    if not isinstance(name, str) or name not in registry:
+        near = registry.nearest(name)
+        hint = f"did you mean {near}?" if near else f"known are {', '.join(sorted(registry))}"
+        raise ConfigError(f"{origin}: {dotted}.type: {name} is not one of {registry.name}; {hint}")
+    check_arguments(registry[name], node, dotted, name, supplied, type_origin=origin)
+    for key, child in list(node.items()):
+        _check_nested(registry, child, f"{dotted}.{key}", _CHILD_REGISTRIES.get(key, registry))
+
+
+def _check_nested(registry, child, dotted: str, child_registry) -> None:
+    if isinstance(child, dict) and "type" in child:
+        check_component(child_registry, child, dotted)
+    elif isinstance(child, list):
+        for number, item in enumerate(child):
+            check_component(child_registry, item, f"{dotted}.{number}")
+
+
+def check_arguments(function: Callable, node: dict, dotted: str, name: str, supplied: Iterable[str] = (),
+                    type_origin: Optional[str] = None) -> None:
+    """Check the keys of a mapping against a signature, and fill in its defaults.
+
+    Raises:
+        ConfigError: an unknown key, a missing required key, or a value of the wrong type.
+    """
+    supplied = set(supplied)
+    parameters = inspect.signature(function).parameters
+    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    valid = [key for key, parameter in parameters.items() if key not in supplied
+             and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)]
+    for key, child in node.items():
+        if key == "type" and type_origin is not None:
+            continue
+        if key in valid:
+            _check_type(child, hints.get(key, Any), _join(dotted, key), name)
+        elif not open_ended:
+            raise ConfigError(_unknown_key(key, child, valid, dotted, name, type_origin))
+    for key in valid:
+        default = parameters[key].default
+        if key in node:
+            continue
+        if default is inspect.Parameter.empty:
+            raise ConfigError(f"{origin_of(node)}: {_join(dotted, key)} is missing; {name} needs it")
+        node[key] = annotate(list(default) if isinstance(default, tuple) else default, DEFAULT)
+
+
+def _join(dotted: str, key: str) -> str:
+    return f"{dotted}.{key}" if dotted else key
+
+
+def _unknown_key(key, child, valid: List[str], dotted: str, name: str, type_origin: Optional[str]) -> str:
+    near = manager.nearest_name(key, valid)
+    hint = f"did you mean {near}?" if near else f"its arguments are {', '.join(valid) or 'none'}"
+    message = f"{origin_of(child)}: {_join(dotted, key)} is not an argument of {name}; {hint}"
+    # A base may have set what only another type takes, such as momentum before AdamW.
+    if not near and type_origin not in (None, origin_of(child)):
+        message += f" ({_INHERIT_KEY}: False under {dotted} drops what a base sets)"
+    return message
+
+
+def _check_type(child: Any, hint: Any, dotted: str, name: str) -> None:
+    if isinstance(child, Leaf) and not matches(child.value, hint):
+        raise ConfigError(f"{child.origin}: {dotted} of {name} must be {describe(hint)}, "
+                          f"not {child.value!r} ({type(child.value).__name__})")
+
+
+def matches(value: Any, hint: Any) -> bool:
+    """Whether plain data fits a type hint; int fits float, a list fits any sequence."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, typing.TypeVar):
+        return True
+    if origin is typing.Union:
+        return any(matches(value, option) for option in arguments)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str, dict, list, type(None)):
+        return isinstance(value, hint)
+    if origin is tuple and Ellipsis not in arguments:
+        return (isinstance(value, (list, tuple)) and len(value) == len(arguments)
+                and all(map(matches, value, arguments)))
+    if origin is not None and hasattr(origin, "__iter__") and origin is not dict:
+        element = arguments[0] if arguments else Any
+        return isinstance(value, (list, tuple)) and all(matches(item, element) for item in value)
+    # Anything else is an object that plain data can't be: a component must stand there.
+    return origin is dict and isinstance(value, dict)
+
+
+def describe(hint: Any) -> str:
+    """A type hint in words for a message."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Union:
+        return " or ".join(describe(option) for option in arguments)
+    if hint is type(None):
+        return "None"
+    if origin is not None:
+        inner = [describe(argument) for argument in arguments if argument is not Ellipsis]
+        sized = origin is tuple and Ellipsis not in arguments
+        many = "a mapping" if origin is dict else f"{len(inner)} values" if sized else "a list"
+        return f"{many} of {inner[0]}" if inner else many
+    return {int: "a whole number", float: "a number", bool: "True or False", str: "text", dict: "a mapping", list: "a list"}.get(
+        hint, f"a mapping with a type ({getattr(hint, '__name__', hint)})")
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+def _dump_mapping(tree: dict, indent: str, lines: list) -> None:
+    for key, node in tree.items():
+        if isinstance(node, Leaf):
+            lines.append((f"{indent}{key}: {_scalar(node.value)}", node.origin))
+        else:
+            lines.append((f"{indent}{key}:", ""))
+            _dump_node(node, indent + "  ", lines)
+
+
+def _dump_node(node: Any, indent: str, lines: list) -> None:
+    if isinstance(node, dict):
+        return _dump_mapping(node, indent, lines)
+    for item in node:
+        start = len(lines)
+        if isinstance(item, Leaf):
+            lines.append((f"{indent}- {_scalar(item.value)}", item.origin))
+            continue
+        _dump_mapping(item, indent + "  ", lines)
+        text, origin = lines[start]
+        lines[start] = (f"{indent}- {text[len(indent) + 2:]}", origin)
+
+
+def _scalar(value: Any) -> str:
+    return yaml.safe_dump([value], default_flow_style=True, width=10 ** 6, allow_unicode=True).strip()[1:-1]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,227 @@
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+import pytest
+import yaml
+
+from paddleseg.cvlibs import manager
+from paddleseg.cvlibs.config import check_arguments, check_component, load_config, matches
+from paddleseg.cvlibs.errors import ConfigError
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write YAML files and work beside them, so that messages hold their short names."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(**files):
+        for name, text in files.items():
+            (tmp_path / f"{name}.yml").write_text(text, encoding="utf-8")
+        return f"{next(iter(files))}.yml"
+
+    return write
+
+
+def values(config):
+    return {key: config[key] for key in config.tree}
+
+
+# ---- files and bases ------------------------------------------------------------------------------
+
+def test_a_file_overrides_its_base_key_by_key(write):
+    path = write(child="_base_: base.yml\nmodel: {b: 2}\niters: 5", base="model: {a: 1, b: 1}\niters: 1")
+    config = load_config(path)
+    assert values(config) == {"model": {"a": 1, "b": 2}, "iters": 5}
+    assert (config.origin("model.a"), config.origin("model.b")) == ("base.yml", "child.yml")
+
+
+def test_the_first_of_several_bases_wins(write):
+    path = write(child="_base_: [one.yml, two.yml]", one="a: 1", two="a: 2\nb: 2")
+    assert values(load_config(path)) == {"a": 1, "b": 2}
+
+
+def test_bases_are_relative_to_the_file_that_names_them(write, tmp_path):
+    write(top="_base_: sub/middle.yml")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "middle.yml").write_text("_base_: ../root.yml\nb: 1")
+    (tmp_path / "root.yml").write_text("a: 1")
+    assert values(load_config("top.yml")) == {"a": 1, "b": 1}
+
+
+def test_inherited_false_replaces_a_mapping(write):
+    path = write(child="_base_: base.yml\noptimizer: {_inherited_: False, type: AdamW}",
+                 base="optimizer: {type: SGD, momentum: 0.9}")
+    assert load_config(path)["optimizer"] == {"type": "AdamW"}
+
+
+def test_inherited_true_changes_nothing(write):
+    path = write(child="_base_: base.yml\na: {_inherited_: True, y: 1}", base="a: {x: 1}")
+    assert load_config(path)["a"] == {"x": 1, "y": 1}
+
+
+def test_a_list_is_replaced_whole(write):
+    path = write(child="_base_: base.yml\nt: [{type: B}]", base="t: [{type: A}, {type: C}]")
+    assert load_config(path)["t"] == [{"type": "B"}]
+
+
+@pytest.mark.parametrize("files, message", [
+    ({"a": "_base_: b.yml", "b": "_base_: a.yml"}, "leads back"),
+    ({"a": "_base_: gone.yml"}, "gone.yml: No such file .*named as _base_ in"),
+    ({"a": "x: [1"}, "a.yml: not valid YAML"),
+    ({"a": "x: 1\nx: 2"}, "the key x stands twice"),
+    ({"a": "- 1"}, "holds no mapping"),
+    ({"a": "x: !!python/object/apply:os.system ['true']"}, "not valid YAML"),
+])
+def test_faulty_files_are_named(write, files, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(**files))
+
+
+@pytest.mark.parametrize("text, value", [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("5E3", 5e3), ("None", None),
+                                         ("null", None), ("Nonesuch", "Nonesuch"), ("True", True)])
+def test_scalars_are_read_as_people_mean_them(write, text, value):
+    assert load_config(write(a=f"x: {text}"))["x"] == value
+
+
+# ---- overrides ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("option, key, value", [
+    ("batch_size=3", "batch_size", 3),
+    ("model.backbone.pretrained=None", "model.backbone.pretrained", None),
+    ("model.backbone.output_stride=16", "model.backbone.output_stride", 16),
+    ("loss.types.1.type=SELoss", "loss.types.1.type", "SELoss"),
+    ("loss.coef=[1,0.4]", "loss.coef", [1, 0.4]),
+    ("test_config.scales=0.5,1.0,2", "test_config.scales", [0.5, 1.0, 2]),
+    ("model.pretrained=https://host/a=b.pdparams", "model.pretrained", "https://host/a=b.pdparams"),
+])
+def test_opts_override(write, option, key, value):
+    path = write(a="batch_size: 1\nmodel: {pretrained: x, backbone: {output_stride: 8}}\n"
+                   "loss: {types: [{type: A}, {type: B}], coef: [1]}")
+    config = load_config(path, [option])
+    assert config.node(key).value == value
+    assert config.origin(key) == "--opts"
+
+
+@pytest.mark.parametrize("option, message", [
+    ("batch_size", "write key=value"), ("=1", "write key=value"), ("x.y=1", "x is the value 1"),
+    ("l.7.type=A", "items 0 to 0"), ("l.first.type=A", "items 0 to 0"), ("x=[1", "can't be read"),
+])
+def test_faulty_opts(write, option, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(a="x: 1\nl: [{type: A}]"), [option])
+
+
+def test_a_flag_wins_over_opts_and_an_absent_flag_changes_nothing(write):
+    config = load_config(write(a="iters: 1\nseed: 1"), ["iters=2"], [("--iters", "iters", 3), ("--seed", "seed", None)])
+    assert values(config) == {"iters": 3, "seed": 1}
+    assert (config.origin("iters"), config.origin("seed")) == ("--iters", "a.yml")
+
+
+def test_a_flag_may_be_zero_or_false(write):
+    config = load_config(write(a="n: 4\nb: True"), flags=[("--n", "n", 0), ("--b", "b", False)])
+    assert values(config) == {"n": 0, "b": False}
+
+
+# ---- checks ---------------------------------------------------------------------------------------
+
+@pytest.fixture
+def registry(monkeypatch):
+    registry = manager.ComponentManager("models")
+
+    @registry.add_component
+    class Net:
+        def __init__(self, num_classes: int, backbone: object, size: Sequence[int] = (1, 2), rate: float = 0.1,
+                     name: Optional[str] = None, flag: bool = False):
+            pass
+
+    backbones = manager.ComponentManager("backbones")
+
+    @backbones.add_component
+    def Backbone(depth: int = 18):
+        pass
+
+    monkeypatch.setitem(load_config.__globals__["_CHILD_REGISTRIES"], "backbone", backbones)
+    return registry
+
+
+def check(write, registry, text):
+    config = load_config(write(cfg=f"model:\n  type: Net\n  num_classes: 2\n  backbone: {{type: Backbone}}\n{text}"))
+    check_component(registry, config.tree["model"], "model")
+    return config
+
+
+def test_defaults_are_written_in_with_their_origin(write, registry):
+    config = check(write, registry, "  rate: 1")
+    assert config["model"] == {"type": "Net", "num_classes": 2, "backbone": {"type": "Backbone", "depth": 18},
+                               "rate": 1, "size": [1, 2], "name": None, "flag": False}
+    assert config.origin("model.size") == "default" and config.origin("model.rate") == "cfg.yml"
+
+
+@pytest.mark.parametrize("text, message", [
+    ("  num_clases: 3", r"^cfg.yml: model.num_clases is not an argument of Net; did you mean num_classes\?$"),
+    ("  xyz: 3", "its arguments are num_classes, backbone, size, rate, name, flag"),
+    ("  rate: high", r"^cfg.yml: model.rate of Net must be a number, not 'high' \(str\)$"),
+    ("  rate: True", "must be a number, not True"),
+    ("  flag: 1", "must be True or False"),
+    ("  size: 3", "must be a list of a whole number"),
+    ("  size: [1, a]", "must be a list of a whole number"),
+    ("  name: 3", "must be text or None"),
+    ("  backbone: resnet", "model.backbone of Net must be a mapping with a type"),
+    ("  backbone: {type: Backbon}", r"^cfg.yml: model.backbone.type: Backbon is not one of backbones; "
+                                     r"did you mean Backbone\?$"),
+    ("  backbone: {type: Backbone, dept: 1}", r"model.backbone.dept is not an argument of Backbone; did you mean depth"),
+])
+def test_faults_name_file_key_and_nearest(write, registry, text, message):
+    text = text if not text.startswith("  backbone") else f"{text}\n"
+    with pytest.raises(ConfigError, match=message):
+        base = "model:\n  type: Net\n  num_classes: 2\n"
+        backbone = "" if "backbone:" in text else "  backbone: {type: Backbone}\n"
+        config = load_config(write(cfg=base + backbone + text))
+        check_component(registry, config.tree["model"], "model")
+
+
+def test_a_missing_required_key(write, registry):
+    with pytest.raises(ConfigError, match="cfg.yml: model.num_classes is missing; Net needs it"):
+        config = load_config(write(cfg="model: {type: Net, backbone: {type: Backbone}}"))
+        check_component(registry, config.tree["model"], "model")
+
+
+def test_a_section_without_a_type(write, registry):
+    with pytest.raises(ConfigError, match="model needs a mapping with a type"):
+        check_component(registry, load_config(write(cfg="model: {num_classes: 2}")).tree["model"], "model")
+
+
+def test_what_a_base_leaks_into_another_type_is_refused(write, registry):
+    registry.add_component(type("Other", (), {"__init__": lambda self, speed=1: None}))
+    path = write(child="_base_: base.yml\nmodel: {type: Other}", base="model: {type: Net, flag: True}")
+    with pytest.raises(ConfigError, match="base.yml: model.flag .*_inherited_: False under model drops"):
+        check_component(registry, load_config(path).tree["model"], "model")
+
+
+def test_open_ended_arguments_let_unknown_keys_pass(write):
+    config = load_config(write(a="m: {x: 1, y: 2}"))
+    check_arguments(lambda x, **rest: None, config.tree["m"], "m", "f")
+    assert config["m"] == {"x": 1, "y": 2}
+
+
+@pytest.mark.parametrize("value, hint, expected", [
+    (1, float, True), (1.0, int, False), (True, int, False), (None, Optional[int], True),
+    ([1, 2], Tuple[int, int], True), ([1], Tuple[int, int], False), ([1, 2.5], Sequence[float], True),
+    (3, Union[float, Sequence[float]], True), ("a", List[str], False), ({"a": 1}, Dict[str, int], True),
+    ({"a": 1}, dict, True), ((1, 2, 3), Tuple[int, ...], True), (5, object, False),
+])
+def test_matches(value, hint, expected):
+    assert matches(value, hint) is expected
+
+
+# ---- writing --------------------------------------------------------------------------------------
+
+def test_dump_reads_back_equal_and_names_origins(write):
+    path = write(child="_base_: base.yml\na: {s: '# no: comment', f: 1e-5, l: [1, 2], n: None, e: {}}\n"
+                       "t: [{type: A, x: {y: [0.5]}}, {type: B}]\nu: 'Größe'", base="b: [one, 'two, three']\nv: true")
+    config = load_config(path, ["b=[x]"])
+    dumped = config.dump()
+    assert yaml.safe_load(dumped) == values(config)
+    write(again=dumped)
+    assert values(load_config("again.yml")) == values(config)
+    assert [line.split("#")[-1].strip() for line in dumped.splitlines() if line.startswith(("b:", "v:", "u:"))] == [
+        "--opts", "base.yml", "child.yml"]
