@@ -1,0 +1,1 @@
+"""Small single-purpose modules; import the submodule you need."""

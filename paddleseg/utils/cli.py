@@ -1,0 +1,74 @@
+"""What the commands share; standard library only, so that `--help` answers at once."""
+
+import argparse
+import sys
+import traceback
+import warnings
+from typing import Callable
+
+from paddleseg.cvlibs.errors import SegError
+
+
+class _Refuse(argparse.Action):
+    """A flag that people know from PaddleSeg and that isn't offered here: says why."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser.error(f"{option_string} is not offered: {self.help}")
+
+
+def add_refused_flag(parser: argparse.ArgumentParser, flag: str, reason: str) -> None:
+    """Know `flag`, with any values, only to refuse it with `reason`."""
+    parser.add_argument(flag, action=_Refuse, nargs="*", help=reason, default=argparse.SUPPRESS)
+
+
+def add_debug_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--debug`, which `run_main` reads."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of train.py, val.py and predict.py; none has a default of its own.
+
+    A flag that isn't given is None and leaves the configuration as it is.
+    """
+    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
+    parser.add_argument("--opts", nargs="+", metavar="KEY=VALUE", default=[],
+                        help="override values of the recipe, such as model.num_codes=16")
+    parser.add_argument("--device", choices=["auto", "cpu", "gpu"],
+                        help="auto (default) takes the GPU where Paddle sees one; gpu without one is an error")
+    parser.add_argument("--num_workers", type=int, metavar="N",
+                        help="processes that read data; 0 reads in the main process (default: by the cores)")
+    parser.add_argument("--threads", type=int, metavar="N",
+                        help="CPU threads of a process (default: all cores that it may use)")
+    add_debug_flag(parser)
+
+
+def add_inference_flags(parser: argparse.ArgumentParser, augment_flag: str) -> None:
+    """Add the flags of sliding windows and of multi-scale and flip inference."""
+    parser.add_argument(augment_flag, dest="aug_eval", action="store_true", default=None,
+                        help="average over scales and flips")
+    parser.add_argument("--scales", nargs="+", type=float, metavar="S", help="scales to average over")
+    parser.add_argument("--flip_horizontal", action="store_true", default=None,
+                        help="average over the mirrored image too")
+    parser.add_argument("--flip_vertical", action="store_true", default=None,
+                        help="average over the image upside down too")
+    parser.add_argument("--is_slide", action="store_true", default=None, help="slide a window over the image")
+    parser.add_argument("--crop_size", nargs=2, type=int, metavar=("W", "H"), help="the window: width, height")
+    parser.add_argument("--stride", nargs=2, type=int, metavar=("W", "H"), help="its steps: right, down")
+
+
+def run_main(function: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Call `function(args)`; a SegError becomes one line and its exit code."""
+    # What Paddle warns of at every import and every training is nothing that a user could mend.
+    for message in ("No ccache found", "When training, we now always track"):
+        warnings.filterwarnings("ignore", message=message)
+    try:
+        return function(args) or 0
+    except SegError as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return 130

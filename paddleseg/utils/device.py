@@ -1,0 +1,75 @@
+"""The device and the CPU threads that a process uses."""
+
+import os
+import platform
+from typing import Optional
+
+from paddleseg.cvlibs.errors import RunError
+from paddleseg.utils import distributed, logger
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, or less where a container's quota says so."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass  # no cgroup v2 here
+    return cores
+
+
+def set_threads(threads: Optional[int] = None) -> int:
+    """Let Paddle use `threads` CPU threads; by default this process's share of the cores.
+
+    `import paddle` sets OMP_NUM_THREADS=1 where it is unset, so that Paddle alone would
+    use one core; this call undoes it after the import.
+    """
+    import paddle
+
+    if threads is None:
+        threads = max(1, usable_cores() // distributed.local_world_size())
+    if threads < 1:
+        raise RunError(f"--threads {threads}: at least one thread is needed")
+    try:
+        paddle.base.core.set_num_threads(threads)
+    except AttributeError:
+        logger.warning(f"this Paddle can't set its threads; start with OMP_NUM_THREADS={threads} instead")
+    return threads
+
+
+def default_workers() -> int:
+    """Processes that read data: up to 4, this process's share of the cores but one."""
+    return min(4, max(0, usable_cores() // distributed.local_world_size() - 1))
+
+
+def set_device(device: str) -> str:
+    """Choose "cpu" or "gpu"; "auto" takes the GPU where there is one. Returns the choice.
+
+    Raises:
+        RunError: "gpu" was asked for and Paddle sees none.
+    """
+    import paddle
+
+    cuda = paddle.is_compiled_with_cuda()
+    gpus = paddle.device.cuda.device_count() if cuda else 0
+    if device == "gpu" and gpus == 0:
+        why = "sees no GPU (nvidia-smi lists them)" if cuda else "is a CPU build (requirements.txt has the GPU build)"
+        raise RunError(f"--device gpu: this Paddle {paddle.__version__} {why}; --device cpu runs on the CPU")
+    chosen = "gpu" if device == "gpu" or (device == "auto" and gpus > 0) else "cpu"
+    paddle.set_device(f"gpu:{os.environ.get('FLAGS_selected_gpus', '0').split(',')[0]}" if chosen == "gpu" else "cpu")
+    return chosen
+
+
+def start_process(device: str, threads: Optional[int]) -> None:
+    """Choose the device, join the other processes, set the threads, and say what the run uses."""
+    import paddle
+
+    chosen = set_device(device)
+    distributed.init()
+    threads = set_threads(threads)
+    name = paddle.device.cuda.get_device_name() if chosen == "gpu" else f"{threads} threads of {usable_cores()} cores"
+    logger.info(f"Paddle {paddle.__version__}, Python {platform.python_version()}, "
+                f"{distributed.world_size()} process(es), device: {chosen} ({name})")

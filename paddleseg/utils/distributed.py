@@ -1,0 +1,47 @@
+"""Rank, world size and the few collectives that every backend has."""
+
+import os
+
+import numpy as np
+
+
+def rank() -> int:
+    """This process's number; what `paddle.distributed.launch` says, 0 without it."""
+    return int(os.environ.get("PADDLE_TRAINER_ID", 0))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
+
+
+def local_world_size() -> int:
+    """How many of them run on this machine."""
+    return int(os.environ.get("PADDLE_LOCAL_SIZE", world_size()))
+
+
+def init() -> None:
+    """Join the other processes, if there are any."""
+    if world_size() > 1:
+        import paddle
+
+        paddle.distributed.init_parallel_env()
+
+
+def barrier() -> None:
+    """Wait for the other processes, if there are any."""
+    if world_size() > 1:
+        import paddle
+
+        paddle.distributed.barrier()
+
+
+def sum_over_ranks(array: np.ndarray) -> np.ndarray:
+    """The sum of every process's int64 or float array, on every process."""
+    if world_size() == 1:
+        return array
+    import paddle
+
+    tensor = paddle.to_tensor(array)
+    paddle.distributed.all_reduce(tensor)
+    return tensor.numpy()

@@ -1,0 +1,45 @@
+"""One function over many items in processes, with a progress bar."""
+
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Callable, Iterator, Sequence
+
+from tqdm import tqdm
+
+from paddleseg.cvlibs.errors import RunError
+
+
+def _end_quietly() -> None:
+    """Let SIGTERM end this process without the report that Paddle, if the parent imported it, prints."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def map_parallel(function: Callable, items: Sequence, num_workers: int, title: str) -> Iterator:
+    """Yield function(item) in the order of the items.
+
+    Args:
+        function: one that pickle can name; it returns its errors, for one that it raises ends everything.
+        num_workers: processes; with 0 or 1 all happens in this one.
+        title: what the progress bar says; it shows on a terminal only.
+
+    Raises:
+        RunError: a process was killed.
+    """
+    num_workers = min(num_workers, len(items))
+    with tqdm(total=len(items), desc=title, disable=None, leave=False) as bar:
+        if num_workers < 2:
+            for item in items:
+                yield function(item)
+                bar.update()
+            return
+        with ProcessPoolExecutor(num_workers, initializer=_end_quietly) as pool:
+            try:
+                for result in pool.map(function, items, chunksize=4):
+                    yield result
+                    bar.update()
+            except BrokenProcessPool as error:
+                raise RunError(f"{title}: a process was killed, often for want of memory; "
+                               f"lower --num_workers, now {num_workers}") from error
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,497 @@
+"""Read the pickles of Paddle and PyTorch as data: nothing that a file names is ever called.
+
+`pickle` calls whatever a file names. Here every global of a file is looked up in a short table and
+replaced by a stand-in of this module that checks its arguments and keeps numbers; a name outside the
+table is refused. Memory stays in proportion to the file: a shape is compared with the bytes that are
+there before anything is allocated, and arrays are views of those bytes (so they may be read-only).
+"""
+
+import io
+import os
+import pickle
+import pickletools
+import zipfile
+from typing import Any, BinaryIO, Callable, Dict, Optional, Tuple
+
+import numpy as np
+
+from paddleseg.cvlibs.errors import WeightsError
+from paddleseg.utils import archive
+
+_DTYPE_CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
+_STORAGE_DTYPES = {
+    "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bfloat16",
+    "LongStorage": "i8", "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1",
+    "ByteStorage": "u1", "BoolStorage": "b1",
+}
+_TORCH_LEGACY_MAGIC = 0x1950a86a20f9469cfc6c
+_TORCH_LEGACY_PROTOCOL = 1001
+_MAX_DEPTH = 32
+_MAX_DIMS = 16
+
+
+class Refused(Exception):
+    """The reason why a file isn't read; the caller puts the file's name before it."""
+
+
+def printable(text: str) -> str:
+    """One line without control characters: names come from files, messages go to terminals."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
+    """The float32 values, exact, of bfloat16 numbers given as uint16; the shape is kept."""
+    return np.left_shift(bits.astype(np.uint32), 16).view(np.float32)
+
+
+class _StandIn:
+    """An object of the file; a pickle can't change its attributes."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        raise Refused("sets the attributes of an object: refused; a weights file is data")
+
+
+class _Global(_StandIn):
+    """A name that files may hold; `build` is called where the file calls the name."""
+
+    __slots__ = ("name", "build")
+
+    def __init__(self, name: str, build: Optional[Callable] = None):
+        self.name = name
+        self.build = build
+
+    def __call__(self, *args):
+        if self.build is None:
+            raise Refused(f"calls {self.name}: refused; a weights file is data")
+        return self.build(*args)
+
+
+class _Dict(dict):
+    """A mapping of the file, without the attributes that PyTorch adds to it (`_metadata`)."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        pass
+
+
+class _Dtype(_StandIn):
+    __slots__ = ("dtype",)
+
+    def __init__(self, code, align=False, copy=False):
+        if not isinstance(code, str) or code not in _DTYPE_CODES:
+            raise Refused(f"holds an array of dtype {code!r:.40}; only numbers and booleans are read")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state):
+        if state[1] not in ("<", "|", "="):
+            raise Refused("holds a big-endian array; write it again on a little-endian machine")
+
+
+class _Array(_StandIn):
+    """An ndarray: empty when the file creates it, filled when the file gives its state."""
+
+    __slots__ = ("spend", "array")
+
+    def __init__(self, spend: Callable[[int], None]):
+        self.spend = spend
+        self.array = None
+
+    def __setstate__(self, state):
+        shape, dtype, is_fortran, data = state[-4:]
+        if isinstance(data, str):  # bytes of Python 2
+            self.spend(len(data))
+            data = data.encode("latin-1")
+        if not (isinstance(dtype, _Dtype) and isinstance(data, (bytes, bytearray)) and _are_sizes(shape)):
+            raise Refused("holds an array with a damaged description")
+        expected_bytes = _product(shape) * dtype.dtype.itemsize
+        if expected_bytes != len(data):
+            raise Refused(f"holds an array of shape {shape} ({expected_bytes} bytes) "
+                          f"with {len(data)} bytes of values")
+        self.array = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if is_fortran else "C")
+
+    def resolve(self) -> np.ndarray:
+        if self.array is None:
+            raise Refused("holds an array without values")
+        return self.array
+
+
+class _Storage(_StandIn):
+    """The values that one or several tensors of PyTorch look at; read when first asked for."""
+
+    __slots__ = ("dtype_code", "key", "size", "read", "values")
+
+    def __init__(self, dtype_code: str, key: str, size: int, read: Callable[["_Storage"], np.ndarray]):
+        self.dtype_code = dtype_code
+        self.key = key
+        self.size = size
+        self.read = read
+        self.values = None
+
+    @property
+    def stored_dtype(self) -> np.dtype:
+        return np.dtype("u2" if self.dtype_code == "bfloat16" else self.dtype_code)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.stored_dtype.itemsize
+
+    def resolve(self) -> np.ndarray:
+        if self.values is None:
+            values = self.read(self)
+            self.values = bfloat16_to_float32(values) if self.dtype_code == "bfloat16" else values
+        return self.values
+
+
+class _StoragePart(_StandIn):
+    __slots__ = ("root", "offset", "size")
+
+    def __init__(self, root: _Storage, offset: int, size: int):
+        self.root = root
+        self.offset = offset
+        self.size = size
+
+    def resolve(self) -> np.ndarray:
+        return self.root.resolve()[self.offset:self.offset + self.size]
+
+
+class _Tensor(_StandIn):
+    """A strided look at a storage; offset and strides are in elements."""
+
+    __slots__ = ("storage", "offset", "size", "stride")
+
+    def __init__(self, storage, offset, size, stride):
+        self.storage = storage
+        self.offset = offset
+        self.size = size
+        self.stride = stride
+
+    def resolve(self) -> np.ndarray:
+        if not (isinstance(self.storage, (_Storage, _StoragePart)) and _are_sizes((self.offset,))
+                and _are_sizes(self.size) and _are_sizes(self.stride) and len(self.size) == len(self.stride)):
+            raise Refused("holds a tensor with a damaged description")
+        count = _product(self.size)
+        last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride))
+        if count and (count > self.storage.size or last >= self.storage.size):
+            raise Refused(f"holds a tensor of shape {self.size} that reaches beyond "
+                          f"the {self.storage.size} values stored for it")
+        values = self.storage.resolve()
+        if not count:
+            return np.empty(self.size, values.dtype)
+        strides = [step * values.itemsize for step in self.stride]
+        return np.ndarray(self.size, values.dtype, values, self.offset * values.itemsize, strides)
+
+
+def _are_sizes(sizes) -> bool:
+    return (isinstance(sizes, tuple) and len(sizes) <= _MAX_DIMS
+            and all(type(size) is int and size >= 0 for size in sizes))
+
+
+def _product(sizes) -> int:
+    """Exact, where np.prod would wrap around."""
+    product = 1
+    for size in sizes:
+        product *= size
+    return product
+
+
+class _LogHistory(_StandIn):
+    """mmengine's HistoryBuffer, beside the weights in its checkpoints: nothing of it is kept.
+
+    The one class, not function, that files are given: they create it by NEWOBJ, which insists on one.
+    """
+
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        pass
+
+
+class _Reader(pickle.Unpickler):
+    """One pickle of Paddle or NumPy; `budget_bytes` bounds what its calls may copy."""
+
+    def __init__(self, stream: BinaryIO, budget_bytes: int):
+        super().__init__(stream, encoding="latin1")  # text of Python 2 too
+        self._budget_bytes = budget_bytes
+        self._ndarray = _Global("numpy.ndarray")
+        self._globals = self._table()
+
+    def _table(self) -> Dict[Tuple[str, str], _Global]:
+        builds = {
+            ("numpy", "dtype"): _Dtype,
+            ("collections", "OrderedDict"): self._ordered_dict,
+            ("builtins", "tuple"): _tuple,
+            ("__builtin__", "tuple"): _tuple,
+            ("__builtin__", "bytes"): _no_bytes,
+            ("_codecs", "encode"): self._encode,
+        }
+        for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            builds[package, "_reconstruct"] = self._reconstruct
+            builds[package, "scalar"] = _scalar
+        table = {key: _Global(".".join(key), build) for key, build in builds.items()}
+        table["numpy", "ndarray"] = self._ndarray
+        return table
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._globals:
+            raise _refused_global(f"{module}.{name}")
+        return self._globals[module, name]
+
+    def persistent_load(self, pid):
+        raise Refused("refers to data outside the pickle: refused")
+
+    def spend(self, count: int) -> None:
+        """Refuse a file whose calls would copy more than the file itself holds."""
+        self._budget_bytes -= count
+        if self._budget_bytes < 0:
+            raise Refused("would take more memory than its size: refused")
+
+    def _reconstruct(self, subtype, shape, typecode) -> _Array:
+        if subtype is not self._ndarray:
+            raise Refused("holds an array of another class than numpy.ndarray: refused")
+        return _Array(self.spend)
+
+    def _ordered_dict(self, pairs=()) -> _Dict:
+        self.spend(len(pairs))
+        return _Dict(pairs)
+
+    def _encode(self, text, codec) -> bytes:
+        """How protocol 2 writes bytes."""
+        if not isinstance(text, str) or codec not in ("latin1", "latin-1"):
+            raise Refused(f"encodes with {codec!r:.40}: refused; a weights file is data")
+        self.spend(len(text))
+        return text.encode("latin-1")
+
+
+def _refused_global(name: str) -> Refused:
+    return Refused(f"holds the pickle global {name:.80}: refused; a weights file is data")
+
+
+def _tuple(values=()) -> tuple:
+    """Paddle writes tuple((name, array)); anything but a tuple would be a copy."""
+    if not isinstance(values, tuple):
+        raise Refused("makes a tuple of something else: refused")
+    return values
+
+
+def _no_bytes() -> bytes:
+    """How protocol 2 writes the values of an empty array."""
+    return b""
+
+
+def _scalar(dtype, data):
+    if isinstance(data, str):
+        data = data.encode("latin-1")
+    if not (isinstance(dtype, _Dtype) and isinstance(data, bytes) and len(data) == dtype.dtype.itemsize):
+        raise Refused("holds a damaged number")
+    return np.frombuffer(data, dtype.dtype)[0].item()
+
+
+class _TorchReader(_Reader):
+    """The pickle of a PyTorch file; `storages` collects by key what its tensors look at."""
+
+    def __init__(self, stream: BinaryIO, budget_bytes: int, read_storage: Callable):
+        super().__init__(stream, budget_bytes)
+        self.storages = {}
+        self._read_storage = read_storage
+
+    def _table(self):
+        table = super()._table()
+        builds = {
+            ("torch._utils", "_rebuild_tensor"): _Tensor,
+            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
+            ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+            ("torch", "Size"): _tuple,
+            ("builtins", "getattr"): _log_method,
+            ("__builtin__", "getattr"): _log_method,
+        }
+        table.update({key: _Global(".".join(key), build) for key, build in builds.items()})
+        table["mmengine.logging.history_buffer", "HistoryBuffer"] = _LogHistory
+        for package in ("torch", "torch.cuda"):  # files before 1.6 name the device in the class
+            table.update({(package, name): _Global(name) for name in _STORAGE_DTYPES})
+        return table
+
+    def persistent_load(self, pid):
+        if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage"):
+            raise Refused("refers to something else than a storage: refused")
+        kind, key, _, size = pid[1:5]
+        code = _STORAGE_DTYPES.get(kind.name) if isinstance(kind, _Global) else None
+        if code is None or not isinstance(key, str) or not _are_sizes((size,)):
+            raise Refused("holds a storage with a damaged description")
+        storage = self.storages.setdefault(key, _Storage(code, key, size, self._read_storage))
+        if (storage.dtype_code, storage.size) != (code, size):
+            raise Refused(f"describes the storage {key:.40} in two ways")
+        view = pid[5] if len(pid) == 6 else None
+        return storage if view is None else _view(storage, view)
+
+
+def _rebuild_tensor_v2(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
+    return _Tensor(storage, offset, size, stride)
+
+
+def _rebuild_parameter(tensor, requires_grad, hooks):
+    return tensor
+
+
+def _log_method(owner, name) -> _Global:
+    """A HistoryBuffer lists its methods, which protocol 2 writes as getattr(HistoryBuffer, name)."""
+    if owner is not _LogHistory:
+        raise _refused_global("builtins.getattr")
+    return _Global(f"HistoryBuffer.{name}")
+
+
+def _view(root: _Storage, view) -> "_StoragePart":
+    """A part of a storage: (key, offset, size), written by PyTorch before 1.6."""
+    _, offset, size = view
+    if not _are_sizes((offset, size)) or offset + size > root.size:
+        raise Refused("holds a part of a storage that reaches beyond it")
+    return _StoragePart(root, offset, size)
+
+
+def _check_memo(stream: BinaryIO) -> None:
+    """Refuse a pickle that asks for a huge memo table; leaves the stream at its start.
+
+    The interpreter allocates as many entries as the largest index that the file names.
+    """
+    start = stream.tell()
+    puts = 0
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            puts += 1
+            if argument > puts:  # writers number from 0 or 1, without a gap
+                raise Refused("asks for a huge table: refused")
+        elif opcode.name == "MEMOIZE":
+            puts += 1
+    stream.seek(start)
+
+
+def _load(reader: _Reader, stream: BinaryIO) -> Any:
+    _check_memo(stream)
+    return reader.load()
+
+
+def plain(value: Any, depth: int = 0, memo: Optional[dict] = None) -> Any:
+    """`value` with dicts, lists, tuples, arrays, numbers and strings only.
+
+    Paddle's (name, array) pairs become the array. What the file shares stays shared.
+    """
+    memo = {} if memo is None else memo
+    if value is None or isinstance(value, (str, bytes, int, float)):
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if depth > _MAX_DEPTH:
+        raise Refused(f"is nested deeper than {_MAX_DEPTH} levels: refused")
+    if isinstance(value, dict):
+        if not all(isinstance(key, (str, int, float)) for key in value):
+            raise Refused("holds a mapping with keys that are neither text nor numbers")
+        result = {key: plain(item, depth + 1, memo) for key, item in value.items()}
+    elif isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], _Array):
+        result = plain(value[1], depth + 1, memo)
+    elif isinstance(value, (list, tuple)):
+        result = type(value)(plain(item, depth + 1, memo) for item in value)
+    elif isinstance(value, (_Array, _Tensor)):
+        result = value.resolve()
+    else:
+        name = value.name if isinstance(value, _Global) else type(value).__name__
+        raise Refused(f"holds {name} as a value; only arrays, numbers and text are read")
+    memo[id(value)] = result
+    return result
+
+
+def _read_torch_zip(path: str, select: Callable) -> Any:
+    """PyTorch 1.6 and later: data.pkl, and one entry of raw values for each storage."""
+    with zipfile.ZipFile(path) as opened:
+        names = opened.namelist()
+        prefix = next(name for name in names if is_torch_entry(name))[:-len("data.pkl")]
+        if prefix + "constants.pkl" in names:
+            raise Refused("is a TorchScript program, not a weights file")
+        if prefix + "byteorder" in names and _entry(opened, prefix + "byteorder") != b"little":
+            raise Refused("holds big-endian values; write it again on a little-endian machine")
+
+        def read_storage(storage: _Storage) -> np.ndarray:
+            reader.spend(storage.nbytes)
+            data = _entry(opened, f"{prefix}data/{storage.key}")
+            if len(data) != storage.nbytes:
+                raise Refused(f"states {storage.nbytes} bytes for a storage and holds {len(data)}")
+            return np.frombuffer(data, storage.stored_dtype)
+
+        stream = io.BytesIO(_entry(opened, prefix + "data.pkl"))
+        reader = _TorchReader(stream, os.path.getsize(path), read_storage)
+        return plain(select(_load(reader, stream)))
+
+
+def _entry(opened: zipfile.ZipFile, name: str) -> bytes:
+    """PyTorch doesn't compress, so no entry may be larger than the file."""
+    info = opened.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        raise Refused(f"holds {name:.80} compressed, which PyTorch doesn't do: refused")
+    return opened.read(info)
+
+
+def is_torch_entry(name: str) -> bool:
+    """Whether an archive with this entry was written by PyTorch."""
+    return name == "data.pkl" or name.count("/") == 1 and name.endswith("/data.pkl")
+
+
+def _read_torch_legacy(stream: BinaryIO, select: Callable) -> Any:
+    """PyTorch before 1.6, after the magic number: four more pickles, then the raw storages."""
+    file_bytes = os.fstat(stream.fileno()).st_size
+    offsets = {}
+
+    def read_storage(storage: _Storage) -> np.ndarray:
+        if storage.key not in offsets:
+            raise Refused(f"lacks the values of the storage {storage.key:.40}")
+        stream.seek(offsets[storage.key])
+        return np.fromfile(stream, storage.stored_dtype, storage.size)
+
+    if _load(_Reader(stream, file_bytes), stream) != _TORCH_LEGACY_PROTOCOL:
+        raise Refused("is written in an unknown protocol of PyTorch")
+    system = _load(_Reader(stream, file_bytes), stream)
+    if not system["little_endian"]:
+        raise Refused("holds big-endian values; write it again on a little-endian machine")
+    reader = _TorchReader(stream, file_bytes, read_storage)
+    value = _load(reader, stream)
+    for key in _load(_Reader(stream, file_bytes), stream):
+        storage = reader.storages[key]
+        size = int.from_bytes(stream.read(8), "little", signed=True)
+        offsets[key] = stream.tell()
+        if size != storage.size or offsets[key] + storage.nbytes > file_bytes:
+            raise Refused(f"is truncated or damaged: {storage.size} values stated for "
+                          f"the storage {key:.40}, {size} stored")
+        stream.seek(storage.nbytes, os.SEEK_CUR)
+    return plain(select(value))
+
+
+def _read(path: str, select: Callable) -> Any:
+    if archive.is_zip(path):
+        return _read_torch_zip(path, select)
+    with open(path, "rb") as stream:
+        value = _load(_Reader(stream, os.path.getsize(path)), stream)
+        if isinstance(value, int) and value == _TORCH_LEGACY_MAGIC:
+            return _read_torch_legacy(stream, select)
+    return plain(select(value))
+
+
+def read(path: str, select: Callable[[Any], Any] = lambda value: value) -> Any:
+    """The content of a file of `paddle.save` or `torch.save` as dicts, lists, arrays, numbers, text.
+
+    `select` is given what the file holds and returns the part that is wanted; only its arrays are read.
+    bfloat16 becomes float32 in a PyTorch file; Paddle stores it as uint16, which stays.
+
+    Raises:
+        WeightsError: missing, damaged, of another format, or holding anything but data.
+    """
+    try:
+        return _read(path, select)
+    except Refused as reason:
+        raise WeightsError(f"{path} {printable(str(reason))}") from None
+    except FileNotFoundError:
+        raise WeightsError(f"{path} doesn't exist") from None
+    except OSError as error:
+        raise WeightsError(f"{path} can't be read: {error.strerror or error}") from None
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = printable(f"{type(error).__name__}: {error}")
+        raise WeightsError(f"{path} is truncated, damaged or not a weights file ({reason:.120})") from error

@@ -1,0 +1,249 @@
+"""Weights files: read any of them as data, load them strictly, write `.pdparams`."""
+
+import contextlib
+import fnmatch
+import logging
+import os
+import pickle
+import zipfile
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+
+import numpy as np
+
+from paddleseg.cvlibs.errors import WeightsError
+from paddleseg.utils import archive, dialects, download, safe_pickle
+
+logger = logging.getLogger(__name__)
+
+_NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds it: name in the model -> name of the tensor
+_WRAPPERS = ("state_dict", "model")  # training checkpoints keep the weights under one of these
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_SHOWN_NAMES = 5
+
+
+def read_pickle(path: str) -> Any:
+    """What a `.pdparams`, `.pdopt` or `.pth` file holds: dicts, lists, arrays, numbers, text.
+
+    The arrays may be read-only. bfloat16 of Paddle comes as uint16, as Paddle stores it.
+
+    Raises:
+        WeightsError: missing, damaged, of another format, or holding anything but data.
+    """
+    return safe_pickle.read(path)
+
+
+def read_weights(path: str) -> Dict[str, np.ndarray]:
+    """The arrays of a weights file by name, without Paddle or PyTorch, bfloat16 as float32.
+
+    Reads `.pdparams`, `.pth` and `.pt` of any version of PyTorch from 0.2, `.safetensors`, and `.tar.gz`,
+    `.tar` and `.zip` archives of one `.pdparams`, which is unpacked beside its archive. The content
+    decides, not the name (but for `.safetensors`). Weights under "state_dict" or "model" are found there.
+    The arrays may be read-only and strided.
+
+    Raises:
+        WeightsError: missing, damaged, of another format, or holding anything but data.
+    """
+    if path.endswith(".safetensors"):
+        return _read_safetensors(path)
+    if _is_archive(path):
+        path = archive.unpack_single(path, ".pdparams")
+    weights = safe_pickle.read(path, _select_weights)
+    if not isinstance(weights, dict):
+        raise WeightsError(f"{path} holds a {type(weights).__name__}, not weights by name")
+    for name, value in weights.items():
+        if not isinstance(value, np.ndarray):
+            raise WeightsError(f"{path} holds {name!r:.60}, a {type(value).__name__}, not an array; "
+                               "weights are arrays by name, or stand under 'state_dict' or 'model'")
+        if value.dtype == np.uint16:  # Paddle's bfloat16; it has no uint16 parameters
+            weights[name] = safe_pickle.bfloat16_to_float32(value)
+    return weights
+
+
+def _select_weights(content: Any) -> Any:
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if isinstance(content, dict):
+        return {name: value for name, value in content.items() if name != _NAME_TABLE}
+    return content
+
+
+def _is_archive(path: str) -> bool:
+    """Whether the file is a .zip that PyTorch didn't write, or a .tar; what can't be read is neither."""
+    with contextlib.suppress(Exception):
+        if not archive.is_zip(path):
+            return archive.is_tar(path)
+        with zipfile.ZipFile(path) as opened:
+            return not any(safe_pickle.is_torch_entry(name) for name in opened.namelist())
+    return False
+
+
+def _read_safetensors(path: str) -> Dict[str, np.ndarray]:
+    try:
+        from safetensors.numpy import load_file
+    except ImportError:
+        raise WeightsError(f"{path} needs the safetensors package: pip install safetensors") from None
+    try:
+        return load_file(path)
+    except Exception as error:  # its own error class, and what NumPy lacks a type for
+        reason = safe_pickle.printable(f"{type(error).__name__}: {error}")
+        raise WeightsError(f"{path} can't be read ({reason:.120})") from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: str) -> Iterator[str]:
+    """A temporary name to write to; it becomes `path` when the block ends well, and goes otherwise.
+
+    Whoever reads `path`, after a crash too, finds the old file or the whole new one.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(folder)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_weights(path: str, mapping: Mapping[str, Any]) -> None:
+    """Write arrays (or tensors) by name as a `.pdparams` that paddle.load and PaddleSeg read.
+
+    Raises:
+        WeightsError: a value isn't numeric, or the file can't be written; an older file stays then.
+    """
+    arrays = {name: np.asarray(value, order="C") for name, value in mapping.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise WeightsError(f"{path}: {name} is of dtype {array.dtype}; only numbers can be written")
+    # With the table, paddle.load returns tensors; without it, arrays.
+    content = {**arrays, _NAME_TABLE: {name: name for name in arrays}}
+    try:
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            pickle.dump(content, stream, protocol=4)
+    except OSError as error:
+        raise WeightsError(f"{path} can't be written: {error.strerror or error}") from error
+
+
+def load_into(layer, weights: Mapping[str, np.ndarray], source: str,
+              allow_missing: Sequence[str] = (), allow_unexpected: Sequence[str] = ()) -> int:
+    """Set every parameter and buffer of a layer; returns how many were set.
+
+    Args:
+        layer: a paddle.nn.Layer; its state_dict() names what must be there, running statistics included.
+        source: where the weights are from, for the message.
+        allow_missing, allow_unexpected: fnmatch patterns of names that may be absent or left over.
+
+    Raises:
+        WeightsError: a name is missing, unexpected, of another shape, or of another dtype (floats are
+            cast to floats); nothing is loaded then.
+    """
+    state = layer.state_dict()
+    missing = _unmatched(sorted(state.keys() - weights.keys()), allow_missing)
+    unexpected = _unmatched(sorted(weights.keys() - state.keys()), allow_unexpected)
+    mis_shaped, mis_typed, fitting = [], [], []
+    for name in sorted(state.keys() & weights.keys()):
+        ours, theirs = list(state[name].shape), list(weights[name].shape)
+        dtype, their_dtype = _dtype_name(state[name]), str(weights[name].dtype)
+        if ours != theirs:
+            mis_shaped.append(f"{name} (file {_times(theirs)} vs model {_times(ours)})")
+        elif dtype != their_dtype and not (dtype in _FLOATS and their_dtype in _FLOATS):
+            mis_typed.append(f"{name} (file {their_dtype} vs model {dtype})")
+        else:
+            fitting.append(name)
+    faults = [f"{what}: {_shorten(names)}" for what, names in (
+        ("missing", missing), ("unexpected", unexpected), ("mis-shaped", mis_shaped),
+        ("mis-typed", mis_typed)) if names]
+    if faults:
+        raise WeightsError(f"{source} fits {len(fitting)} of {len(state)} parameters; {'; '.join(faults)}")
+    for name in fitting:
+        _set_value(state[name], weights[name])
+    return len(fitting)
+
+
+def _unmatched(names: Sequence[str], patterns: Sequence[str]) -> List[str]:
+    return [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _shorten(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN_NAMES
+    shown = [safe_pickle.printable(name)[:200] for name in names[:_SHOWN_NAMES]]
+    return ", ".join(shown) + (f", … (+{more} more)" if more > 0 else "")
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _dtype_name(tensor) -> str:
+    return str(tensor.dtype).rsplit(".", 1)[-1]
+
+
+def _set_value(tensor, array: np.ndarray) -> None:
+    dtype = _dtype_name(tensor)
+    if dtype == "bfloat16":  # NumPy has no such type
+        import paddle
+        tensor.set_value(paddle.to_tensor(array.astype("float32")).astype("bfloat16"))
+    else:
+        tensor.set_value(np.array(array, dtype=dtype, order="C"))
+
+
+def load_pretrained(layer, pretrained: Optional[str]) -> Optional[str]:
+    """Load the weights that a config's `pretrained` names; returns the path they were read from.
+
+    Args:
+        layer: a backbone or a whole model.
+        pretrained: None, "None" or "" for a start from scratch; a path; or a URL, which is kept under
+            $PADDLESEG_HOME or else ~/.paddleseg/weights. Names of PaddleSeg, and for a ResNet also those of
+            dialects.py. The ImageNet classifier is the only thing that the file may hold beyond the layer.
+
+    Raises:
+        WeightsError: the file can't be had, isn't safe, or doesn't fit.
+    """
+    name = type(layer).__name__
+    if pretrained in (None, "None", ""):
+        logger.info("%s starts from scratch: pretrained is None", name)
+        return None
+    path = find_weights(pretrained)
+    weights, dialect = dialects.to_ours(read_weights(path))
+    source = path if dialect == dialects.OURS else f"{path} (names of {dialect})"
+    loaded = load_into(layer, weights, source, allow_unexpected=dialects.CLASSIFIER)
+    logger.info("%s: loaded %d of %d parameters from %s", name, loaded, len(layer.state_dict()), source)
+    return path
+
+
+def find_weights(url_or_path: str) -> str:
+    """A path on this machine: the one given, or that of the URL's file, downloaded if it isn't there yet.
+
+    Raises:
+        WeightsError: no such file, or the download failed; says where to put the file by hand.
+    """
+    local = os.path.expanduser(url_or_path)
+    if os.path.isfile(local):
+        return local
+    if os.path.isdir(local):
+        raise WeightsError(f"{url_or_path} is a folder; name the weights file in it")
+    if "://" not in url_or_path:
+        raise WeightsError(f"{url_or_path} doesn't exist (looked from {os.getcwd()}); "
+                           "give a path, a URL, or None to start from scratch")
+    try:
+        target = download.cache_path(url_or_path)
+    except download.DownloadError as reason:
+        raise WeightsError(f"{url_or_path}: {reason}") from None
+    try:
+        download.download(url_or_path, target)
+    except download.DownloadError as reason:
+        raise WeightsError(f"{url_or_path} can't be had: {reason}; put the file at {target}, or start from "
+                           "scratch with --opts model.backbone.pretrained=None") from reason
+    return target

@@ -1,0 +1,43 @@
+import argparse
+
+import pytest
+
+from paddleseg.cvlibs.errors import ConfigError, DataError
+from paddleseg.utils.cli import add_refused_flag, run_main
+
+
+def fail(error):
+    def function(args):
+        raise error
+    return function
+
+
+@pytest.mark.parametrize("error, code", [(ConfigError("x is wrong"), 2), (DataError("y is gone"), 1)])
+def test_an_error_is_one_line_and_its_exit_code(error, code, capsys):
+    assert run_main(fail(error), argparse.Namespace(debug=False)) == code
+    captured = capsys.readouterr()
+    assert captured.err == f"{type(error).__name__}: {error}\n" and captured.out == ""
+
+
+def test_debug_shows_the_traceback(capsys):
+    run_main(fail(DataError("y")), argparse.Namespace(debug=True))
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_is_not_hidden():
+    with pytest.raises(KeyError):
+        run_main(fail(KeyError("bug")), argparse.Namespace(debug=False))
+
+
+def test_success_and_interruption():
+    assert run_main(lambda args: None, argparse.Namespace(debug=False)) == 0
+    assert run_main(fail(KeyboardInterrupt()), argparse.Namespace(debug=False)) == 130
+
+
+def test_a_refused_flag_says_why(capsys):
+    parser = argparse.ArgumentParser()
+    add_refused_flag(parser, "--use_ema", "take best_model instead")
+    assert parser.parse_args([]) == argparse.Namespace()
+    with pytest.raises(SystemExit) as stopped:
+        parser.parse_args(["--use_ema"])
+    assert stopped.value.code == 2 and "--use_ema is not offered: take best_model instead" in capsys.readouterr().err

@@ -1,0 +1,60 @@
+import os
+
+import paddle
+import pytest
+
+from paddleseg.cvlibs.errors import RunError
+from paddleseg.utils import device
+
+no_gpu = pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="needs a CPU build of Paddle")
+
+
+@pytest.fixture
+def cores(monkeypatch):
+    """A machine of eight cores without a quota."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(device, "open", lambda *args, **kwargs: (_ for _ in ()).throw(FileNotFoundError()), raising=False)
+
+
+@no_gpu
+def test_a_gpu_that_is_not_there_is_an_error():
+    with pytest.raises(RunError, match="--device gpu: this Paddle .* is a CPU build"):
+        device.set_device("gpu")
+
+
+@no_gpu
+@pytest.mark.parametrize("asked", ["auto", "cpu"])
+def test_auto_is_the_cpu_where_there_is_no_gpu(asked):
+    assert device.set_device(asked) == "cpu"
+
+
+def test_a_process_takes_its_share_of_the_cores(cores, monkeypatch):
+    set_to = []
+    monkeypatch.setattr(paddle.base.core, "set_num_threads", set_to.append)
+    assert device.set_threads() == 8
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "4")
+    assert device.set_threads() == 2 and device.default_workers() == 1
+    monkeypatch.setenv("PADDLE_LOCAL_SIZE", "2")
+    assert device.set_threads() == 4
+    assert device.set_threads(3) == 3
+    assert set_to == [8, 2, 4, 3]
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_must_be_positive(threads):
+    with pytest.raises(RunError, match="at least one thread"):
+        device.set_threads(threads)
+
+
+@pytest.mark.parametrize("text, cores_allowed", [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1)])
+def test_a_containers_quota_counts(monkeypatch, tmp_path, text, cores_allowed):
+    (tmp_path / "cpu.max").write_text(text)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(device, "open", lambda *args, **kwargs: open(tmp_path / "cpu.max"), raising=False)
+    assert device.usable_cores() == cores_allowed
+
+
+def test_default_workers_leave_a_core_to_the_model(cores, monkeypatch):
+    assert device.default_workers() == 4
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    assert device.default_workers() == 0
