@@ -1,0 +1,206 @@
+"""What every data set shares: its list of files, the checked reading of a pair, the sample.
+
+H and W are an image's height and width.
+"""
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Callable, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from paddleseg.cvlibs.errors import ConfigError, DataError, LabelValueError, SizeMismatchError
+from paddleseg.transforms import Compose
+from paddleseg.transforms.image_io import read_image, read_label
+
+MODES = ("train", "val", "test")
+
+
+@dataclass
+class Listing:
+    """The files of one split, and what is wrong with them.
+
+    Attributes:
+        pairs: [image, label] of each sample, or [image] where it has no label.
+        list_path: the list file that names them, or None.
+        line_numbers: of each pair in that list file.
+        faults: one error per line or file that can't be used, in order.
+    """
+
+    pairs: List[List[str]] = field(default_factory=list)
+    list_path: Optional[str] = None
+    line_numbers: List[int] = field(default_factory=list)
+    faults: List[DataError] = field(default_factory=list)
+
+    def line_of(self, index: int) -> str:
+        """`list file:line` of a sample, empty where no list file names it."""
+        return f"{self.list_path}:{self.line_numbers[index]}" if self.list_path else ""
+
+    def raise_first_fault(self) -> None:
+        """Raise the first fault, with the number of the others."""
+        if not self.faults:
+            return
+        first, others = self.faults[0], len(self.faults) - 1
+        if not others:
+            raise first
+        raise type(first)(f"{first}; {others} more faults, which tools/check_data.py lists")
+
+
+def parse_mode(mode: str) -> str:
+    """`mode` in lower case; a ConfigError if it is not a split."""
+    if str(mode).lower() not in MODES:
+        raise ConfigError(f"mode: {mode} is not one of {', '.join(MODES)}")
+    return str(mode).lower()
+
+
+def read_listing(list_path: str, root: str, mode: str,
+                 split_line: Callable[[str], List[str]]) -> Listing:
+    """Read a list file: one sample a line, paths relative to `root`, blank lines skipped.
+
+    Args:
+        split_line: the paths in a line; raises a ValueError that says why it can't tell.
+        mode: lines of "train" and "val" must name a label.
+
+    Raises:
+        DataError: the list file can't be read, or names nothing.
+    """
+    try:
+        with open(list_path, encoding="utf-8-sig") as lines:
+            text = lines.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{list_path}: can't be read as a list of files ({error})") from error
+    listing = Listing(list_path=list_path)
+    for number, line in enumerate(text, 1):
+        if not line.strip():
+            continue
+        try:
+            pair = [os.path.join(root, path) for path in split_line(line.strip())]
+            if len(pair) == 1 and mode != "test":
+                raise ValueError(f"names no label, which mode {mode} needs: {line.strip()}")
+        except ValueError as error:
+            listing.faults.append(DataError(f"{list_path}:{number} {error}"))
+            continue
+        missing = [path for path in pair if not os.path.isfile(path)]
+        if missing:
+            listing.faults.append(DataError(f"{list_path}:{number} names {missing[0]}, which is not a file"))
+            continue
+        listing.pairs.append(pair)
+        listing.line_numbers.append(number)
+    if not listing.pairs and not listing.faults:
+        raise DataError(f"{list_path} is empty; write it with tools/create_dataset_list.py")
+    return listing
+
+
+def refuse_values(path: str, label: np.ndarray, legal: np.ndarray, meaning: str) -> None:
+    """Raise a LabelValueError naming the values of `label` that are not legal.
+
+    Args:
+        label: (H, W) uint8.
+        legal: (256,) bool.
+        meaning: the legal values in words.
+    """
+    if legal[label].all():
+        return
+    values = np.unique(label[~legal[label]]).tolist()
+    shown = ", ".join(map(str, values[:10])) + (f", ... ({len(values)} values)" if len(values) > 10 else "")
+    raise LabelValueError(f"{path} holds {{{shown}}}; legal are {meaning}")
+
+
+def read_class_indices(path: str, num_classes: int, ignore_index: int) -> np.ndarray:
+    """Read a label whose values are classes or `ignore_index`; (H, W) uint8."""
+    label = read_label(path)
+    legal = np.zeros(256, dtype=bool)
+    legal[:num_classes] = True
+    legal[ignore_index] = True
+    refuse_values(path, label, legal, f"0..{num_classes - 1} and {ignore_index} (ignored)")
+    return label
+
+
+def read_pair(pair: Sequence[str], label_reader: Callable[[str], np.ndarray]
+              ) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+    """Read [image, label] or [image]; (H, W, 3) RGB and (H, W) uint8, or None for no label.
+
+    Raises:
+        SizeMismatchError: the two differ in height or width.
+    """
+    image = read_image(pair[0])
+    if len(pair) == 1:
+        return image, None
+    label = label_reader(pair[1])
+    if label.shape != image.shape[:2]:
+        sizes = [f"{height}x{width}" for height, width in (image.shape[:2], label.shape)]
+        raise SizeMismatchError(f"{pair[0]} is {sizes[0]} (height x width) but its label {pair[1]} is "
+                                f"{sizes[1]}; write both at one size")
+    return image, label
+
+
+@contextmanager
+def naming_line(line: str):
+    """Add the `list file:line` of a sample to the DataErrors raised inside."""
+    try:
+        yield
+    except DataError as error:
+        if not line:
+            raise
+        raise type(error)(f"{error} ({line})") from error
+
+
+class BaseDataset:
+    """A list of image and label files, read, checked and transformed one by one.
+
+    A subclass sets the attributes, from a Listing through `adopt`, or `file_list` by itself.
+
+    Attributes:
+        mode: "train", "val" or "test".
+        file_list: [image, label] of each sample, or [image].
+        transforms: a Compose.
+        num_classes, ignore_index, class_names, palette ((num_classes, 3) uint8).
+    """
+
+    listing = Listing()
+
+    def adopt(self, listing: Listing, transforms: Sequence, mode: str) -> None:
+        """Take the files of a faultless listing.
+
+        Raises:
+            DataError: the listing has faults; the first of them.
+        """
+        listing.raise_first_fault()
+        self.listing = listing
+        self.file_list = listing.pairs
+        self.transforms = Compose(transforms)
+        self.mode = mode
+
+    def read_label(self, path: str) -> np.ndarray:
+        """The label in `path` as (H, W) uint8 classes, its values checked."""
+        return read_class_indices(path, self.num_classes, self.ignore_index)
+
+    def name_of(self, index: int) -> str:
+        """The image's path and, where a list file names it, that file and line."""
+        line = self.listing.line_of(index)
+        return self.file_list[index][0] + (f" ({line})" if line else "")
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict:
+        """Read and transform one sample.
+
+        In training the geometric transforms move the label too (`gt_fields`); in
+        validation it keeps the size of its file, since that is what a score counts.
+
+        Raises:
+            DataError: a file is unreadable, its label's values are not legal, or sizes differ.
+        """
+        with naming_line(self.listing.line_of(index)):
+            image, label = read_pair(self.file_list[index], self.read_label)
+        data = {"img": image, "path": self.file_list[index][0], "gt_fields": [], "trans_info": [], "rng": rng}
+        if label is not None:
+            data["label"] = label
+            if self.mode == "train":
+                data["gt_fields"] = ["label"]
+        return self.transforms(data)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.sample(index, np.random.default_rng())
+
+    def __len__(self) -> int:
+        return len(self.file_list)

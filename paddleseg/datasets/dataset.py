@@ -1,0 +1,92 @@
+"""A data set of one's own: a list file for each split."""
+
+import os
+from functools import partial
+from typing import List, Optional, Sequence
+
+from paddleseg.cvlibs import manager
+from paddleseg.cvlibs.errors import ConfigError, DataError
+from paddleseg.datasets.base import BaseDataset, Listing, parse_mode, read_listing
+from paddleseg.utils.palette import color_map
+
+
+def split_line(separator: str, line: str) -> List[str]:
+    """The one or two paths of a list line; a blank separator stands for any run of blanks."""
+    items = line.split(separator if separator.strip() else None)
+    items = [item.strip() for item in items if item.strip()]
+    if len(items) > 2:
+        raise ValueError(f"splits into {len(items)} paths at separator {separator!r}; where paths hold "
+                         f'blanks, separate them by a comma and set separator: ",": {line}')
+    if len(items) == 1 and not separator.strip() and "," in line:
+        raise ValueError(f'has a comma but no blank; set separator: ",": {line}')
+    if not items:
+        raise ValueError(f"names no file: {line}")
+    return items
+
+
+def find_listed(root: str, mode: str, list_path: Optional[str], separator: str) -> Listing:
+    """List a split from its list file, given as `<mode>_path`.
+
+    Raises:
+        ConfigError: the list file isn't given or doesn't exist.
+        DataError: the root doesn't exist, or the list is empty.
+    """
+    if not os.path.isdir(root):
+        raise DataError(f"dataset_root: {root} is not a folder")
+    key = f"{mode}_path"
+    if list_path is None:
+        raise ConfigError(f"{key} is missing; mode {mode} needs the list file of its images and labels")
+    if not os.path.isfile(list_path):
+        inside = os.path.join(root, list_path)
+        hint = "write it with tools/create_dataset_list.py"
+        if os.path.isfile(inside):
+            hint = f"did you mean {inside}?"
+        raise ConfigError(f"{key}: {list_path} is not a file; {hint}")
+    if not separator:
+        raise ConfigError('separator is empty; give what stands between image and label, like "," or " "')
+    return read_listing(list_path, root, mode, partial(split_line, separator))
+
+
+@manager.DATASETS.add_component
+class Dataset(BaseDataset):
+    """Images and labels named by a list file: an image and its label a line, relative to the root.
+
+    Labels are one-channel files of class indices.
+
+    Args:
+        transforms: applied to each sample in order.
+        dataset_root: the folder that the paths in the lists start from.
+        num_classes: how many classes the labels have, the background among them.
+        mode: "train", "val" or "test"; in "test" a line may name an image alone.
+        train_path, val_path, test_path: the list files; that of `mode` is needed.
+        separator: what stands between image and label in a line.
+        ignore_index: the label value that counts as no class.
+        img_channels: 3; grey images are read as three equal channels.
+        class_names: of each class, for tables; by default its number.
+
+    Raises:
+        ConfigError: an argument is missing or wrong.
+        DataError: a list line is faulty or names a file that doesn't exist.
+    """
+
+    def __init__(self, transforms: Sequence, dataset_root: str, num_classes: int, mode: str = "train",
+                 train_path: Optional[str] = None, val_path: Optional[str] = None,
+                 test_path: Optional[str] = None, separator: str = " ", ignore_index: int = 255,
+                 img_channels: int = 3, class_names: Optional[Sequence[str]] = None):
+        mode = parse_mode(mode)
+        if not 1 <= num_classes <= 256:
+            raise ConfigError(f"num_classes: {num_classes} is not within 1..256: labels have 8 bits")
+        if not 0 <= ignore_index <= 255:
+            raise ConfigError(f"ignore_index: {ignore_index} is not within 0..255: labels have 8 bits")
+        if img_channels != 3:
+            raise ConfigError(f"img_channels: {img_channels} is not offered; set 3: grey images are read as "
+                              "three equal channels")
+        if class_names is not None and len(class_names) != num_classes:
+            raise ConfigError(f"class_names: {len(class_names)} names for num_classes {num_classes}")
+        list_path = {"train": train_path, "val": val_path, "test": test_path}[mode]
+        self.adopt(find_listed(dataset_root, mode, list_path, separator), transforms, mode)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.img_channels = img_channels
+        self.class_names = list(class_names) if class_names else [str(index) for index in range(num_classes)]
+        self.palette = color_map(num_classes)

@@ -1,0 +1,283 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+from multiprocessing import active_children
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_data import make_lists, write_image, write_label
+
+from paddleseg.cvlibs.errors import ConfigError, DataError, ImageReadError, LabelValueError, RunError
+from paddleseg.datasets import Dataset, loader
+from paddleseg.datasets.loader import batches_per_epoch, eval_batches, seeded_globals, train_batches
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Noise:
+    """Adds a number from each source of randomness that a transform may use, and a size change to report."""
+
+    def __call__(self, data):
+        drawn = data["rng"].random() + random.random() + np.random.rand()
+        return {**data, "img": data["img"] + np.float32(drawn), "trans_info": [("resize", (4, 5))]}
+
+
+class Count:
+    """A data set without files whose sample is its index; `fault(index)` is called before each sample."""
+
+    def __init__(self, samples, fault=lambda index: None):
+        self.samples = samples
+        self.fault = fault
+
+    def __len__(self):
+        return self.samples
+
+    def name_of(self, index):
+        return f"image{index}.png (list.txt:{index + 1})"
+
+    def sample(self, index, rng):
+        self.fault(index)
+        image = np.full((3, 2, 2), rng.random(), dtype=np.float32)
+        return {"img": image, "label": np.full((2, 2), index, np.uint8), "path": f"image{index}.png",
+                "trans_info": []}
+
+
+def indices(batch):
+    return batch["label"].numpy()[:, 0, 0].tolist()
+
+
+def snapshot(epoch, batch):
+    return epoch, batch["path"], batch["trans_info"], batch["img"].numpy().tobytes(), indices(batch)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    root = make_lists(tmp_path, count=5)
+    return Dataset([Noise()], str(root), num_classes=3, train_path=str(root / "train.txt"))
+
+
+def test_batch_is_what_a_model_takes(dataset):
+    import paddle
+
+    epoch, batch = next(train_batches(dataset, 2, seed=0))
+    assert epoch == 0 and set(batch) == {"img", "label", "path", "trans_info"}
+    assert batch["img"].dtype == paddle.float32 and list(batch["img"].shape) == [2, 3, 16, 32]
+    assert batch["label"].dtype == paddle.int64 and list(batch["label"].shape) == [2, 16, 32]
+    assert [path in {pair[0] for pair in dataset.file_list} for path in batch["path"]] == [True, True]
+    assert batch["trans_info"] == [[("resize", (4, 5))]] * 2
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_same_stream_for_any_number_of_workers(dataset, num_workers):
+    def stream(workers):
+        batches = train_batches(dataset, 2, seed=3, start_iter=1, num_workers=workers, num_batches=6)
+        return [snapshot(*each) for each in batches]
+
+    here, there = stream(0), stream(num_workers)
+    assert len(here) == 6 and here == there
+    assert here[0][0] == 0 and here[-1][0] == 3  # epochs of two batches
+
+
+def test_worker_count_does_not_change_evaluation(dataset):
+    runs = [[snapshot(0, batch) for batch in eval_batches(dataset, workers)] for workers in (0, 2)]
+    assert runs[0] == runs[1]
+    assert [run[1][0] for run in runs[0]] == [pair[0] for pair in dataset.file_list]
+
+
+def test_seed_decides(dataset):
+    streams = [[snapshot(*each) for each in train_batches(dataset, 2, seed, num_batches=3)]
+               for seed in (1, 1, 2)]
+    assert streams[0] == streams[1] != streams[2]
+
+
+@pytest.mark.parametrize("start_iter", [1, 2, 3, 7])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_resumes_exactly(start_iter, num_workers):
+    whole = [snapshot(*each) for each in train_batches(Count(7), 3, seed=5, num_batches=9)]
+    rest = train_batches(Count(7), 3, 5, start_iter, num_workers, num_batches=9 - start_iter)
+    assert [snapshot(*each) for each in rest] == whole[start_iter:]
+
+
+def test_resuming_reads_nothing_of_the_past():
+    read = []
+    next(train_batches(Count(1000, read.append), 2, seed=0, start_iter=10 ** 6))
+    assert len(read) == 2
+
+
+def test_each_epoch_is_a_new_permutation_without_the_rest():
+    batches = list(islice(train_batches(Count(7), 3, seed=0), 6))
+    epochs = [[index for epoch, batch in batches if epoch == number for index in indices(batch)]
+              for number in range(3)]
+    for order in epochs:
+        assert len(set(order)) == 6
+    assert epochs[0] != epochs[1] != epochs[2]
+    expected = np.random.default_rng([0, 1]).permutation(7)[:6].tolist()
+    assert epochs[1] == expected
+
+
+def test_repeats_lengthen_the_epoch_and_augment_anew():
+    batches = list(train_batches(Count(3), 1, seed=0, repeats=2, num_batches=6))
+    assert {epoch for epoch, _ in batches} == {0}
+    assert sorted(indices(batch)[0] for _, batch in batches) == [0, 0, 1, 1, 2, 2]
+    assert len({batch["img"].numpy().tobytes() for _, batch in batches}) == 6
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_the_steps_of_one_process(world):
+    ranks = [list(train_batches(Count(13), 2, seed=1, rank=rank, world=world, num_batches=5))
+             for rank in range(world)]
+    single = list(train_batches(Count(13), 2 * world, seed=1, num_batches=5))
+    for step, (epoch, batch) in enumerate(single):
+        parts = [rank[step] for rank in ranks]
+        assert [part_epoch for part_epoch, _ in parts] == [epoch] * world
+        assert sum((indices(part) for _, part in parts), []) == indices(batch)
+        images = np.concatenate([part["img"].numpy() for _, part in parts])
+        assert images.tobytes() == batch["img"].numpy().tobytes()
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_evaluation_shards_hold_every_sample_once(world):
+    shards = [[indices(batch)[0] for batch in eval_batches(Count(3), rank=rank, world=world)]
+              for rank in range(world)]
+    assert shards == [list(range(3))[rank::world] for rank in range(world)]
+
+
+def test_empty_evaluation_shard_with_workers():
+    assert list(eval_batches(Count(1), num_workers=2, rank=1, world=2)) == []
+
+
+def test_labels_are_optional_and_keep_their_size(dataset):
+    dataset.file_list[0] = dataset.file_list[0][:1]
+    batches = list(eval_batches(dataset))
+    assert "label" not in batches[0] and list(batches[1]["label"].shape) == [1, 16, 32]
+
+
+@pytest.mark.parametrize("arguments, kind, expected", [
+    ({"batch_size": 4}, DataError, r"3 samples, fewer than the 4 of one batch \(batch_size 4 x 1 process"),
+    ({"batch_size": 2, "world": 2}, DataError, r"fewer than the 4 of one batch \(batch_size 2 x 2 process"),
+    ({"batch_size": 0}, ConfigError, "batch_size: 0 is below 1"),
+    ({"batch_size": 1, "repeats": 0}, ConfigError, "repeats: 0 is below 1"),
+    ({"batch_size": 1, "seed": -1}, ConfigError, "seed: -1 is below 0"),
+])
+def test_refused_before_the_first_batch(arguments, kind, expected):
+    with pytest.raises(kind, match=expected):
+        train_batches(Count(3), **{"seed": 0, **arguments})
+
+
+def test_batches_per_epoch():
+    assert batches_per_epoch(Count(13), 2, world=3) == 2
+    assert batches_per_epoch(Count(13), 2, world=3, repeats=2) == 4
+
+
+def test_seeded_globals_restores_both_states():
+    random.seed(1)
+    np.random.seed(1)
+    expected = random.random(), np.random.rand()
+    random.seed(1)
+    np.random.seed(1)
+    with seeded_globals(0, 1, 2):
+        inside = random.random(), np.random.rand()
+    assert (random.random(), np.random.rand()) == expected
+    with pytest.raises(KeyError), seeded_globals(0, 1, 3):
+        assert (random.random(), np.random.rand()) != inside
+        raise KeyError
+    with seeded_globals(0, 1, 2):
+        assert (random.random(), np.random.rand()) == inside
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unequal_sizes_are_named(tmp_path, num_workers):
+    root = make_lists(tmp_path, count=2)
+    write_image(root / "images/1.png", size=(16, 30))
+    write_label(root / "annotations/1.png", size=(16, 30))
+    dataset = Dataset([], str(root), num_classes=3, train_path=str(root / "train.txt"))
+    with pytest.raises(DataError) as error:
+        next(train_batches(dataset, 2, seed=0, num_workers=num_workers))
+    text = str(error.value)
+    assert f"{root / 'images/0.png'} 16x32" in text and f"{root / 'images/1.png'} 16x30" in text
+    assert "crop or Padding" in text and "\n" not in text
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("spoil, kind", [
+    (lambda root: (root / "images/3.png").write_bytes(b""), ImageReadError),
+    (lambda root: write_label(root / "annotations/3.png", (7,)), LabelValueError),
+])
+def test_errors_keep_their_class_and_text(dataset, num_workers, spoil, kind):
+    root = Path(dataset.file_list[0][0]).parents[1]
+    spoil(root)
+    with pytest.raises(kind) as here:
+        dataset[3]
+    with pytest.raises(kind) as error:
+        list(train_batches(dataset, 1, seed=0, num_workers=num_workers, num_batches=5))
+    assert str(error.value) == str(here.value)
+    assert str(error.value).endswith(f"({root / 'train.txt'}:4)")
+
+
+def fail_at_three(index):
+    if index == 3:
+        raise ZeroDivisionError("a transform of one's own")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_foreign_errors_name_the_sample(num_workers):
+    with pytest.raises(DataError) as error:
+        list(eval_batches(Count(5, fail_at_three), num_workers=num_workers))
+    assert str(error.value) == "image3.png (list.txt:4): ZeroDivisionError: a transform of one's own"
+    if num_workers:
+        assert "in fail_at_three" in str(error.value.__cause__)
+
+
+def die_at_three(index):
+    if index == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_worker_ends_the_run():
+    received = []
+    with pytest.raises(RunError, match="a process that reads data died .* lower num_workers, now 1"):
+        for batch in eval_batches(Count(8, die_at_three), num_workers=1):
+            received += indices(batch)
+            time.sleep(0.1)
+    assert received == [0, 1, 2]
+
+
+def test_closing_ends_the_workers():
+    before = set(active_children())
+    batches = train_batches(Count(8), 2, seed=0, num_workers=2)
+    next(batches)
+    assert len(set(active_children()) - before) == 2
+    batches.close()
+    assert set(active_children()) <= before
+
+
+def test_handler_of_child_signals_is_left_alone():
+    handler = signal.getsignal(signal.SIGCHLD)
+    list(eval_batches(Count(2), num_workers=1))
+    assert signal.getsignal(signal.SIGCHLD) == handler
+
+
+def test_small_shared_memory_is_not_used(monkeypatch, caplog):
+    monkeypatch.setattr(loader.logging.getLogger("paddleseg"), "propagate", True)
+    monkeypatch.setattr(loader, "shared_memory_bytes", lambda: 100)
+    with caplog.at_level("WARNING", "paddleseg"):
+        assert [indices(batch) for batch in eval_batches(Count(3), num_workers=2)] == [[0], [1], [2]]
+    assert [record.getMessage() for record in caplog.records if record.name == "paddleseg"] == [
+        "/dev/shm has 0 MiB free and 2 workers need 1 MiB; reading without shared memory, which is slower"]
+
+
+def test_unfinished_iterator_and_inherited_handler_leave_quietly():
+    """A trainer's SIGTERM handler must not keep workers alive, nor Paddle print a fatal error at exit."""
+    code = ("import signal, sys; sys.path[:0] = ['tests/datasets', 'tests', '.']; import paddle\n"
+            "from test_loader import Count; from paddleseg.datasets.loader import train_batches\n"
+            "signal.signal(signal.SIGTERM, lambda *_: print('flag'))\n"
+            "batches = train_batches(Count(8), 2, seed=0, num_workers=2); next(batches); print('leaving')\n")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, timeout=60,
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "leaving\n")
+    assert "Fatal" not in done.stderr and "Traceback" not in done.stderr
