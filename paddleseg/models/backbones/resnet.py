@@ -1,0 +1,240 @@
+"""Dilated residual networks: five depths times four stems and shortcuts.
+
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the variants b to d are those of
+He et al., "Bag of Tricks for Image Classification with Convolutional Neural Networks", CVPR 2019; s is c
+with a stem of twice the width (PyTorch-Encoding).
+
+Letters: N images, C channels, H, W size of the image.
+
+Parameter names are PaddleSeg's in every variant: the stem is `conv1_1` (variant b) or `conv1_1`,
+`conv1_2`, `conv1_3`; block b of stage s, both from 0, is `bb_{s}_{b}` with `conv0`, `conv1`, `conv2`
+(bottlenecks only) and `short`; each holds `_conv` and `_batch_norm`.
+
+Parameters start as the framework sets them, as in PaddleSeg (see layers/conv_bn.py).
+"""
+
+from typing import List, NamedTuple, Optional, Sequence
+
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+
+from paddleseg.cvlibs import manager
+from paddleseg.cvlibs.errors import ConfigError
+from paddleseg.models import layers
+
+
+class Variant(NamedTuple):
+    """What distinguishes the variants; stem widths are in units of half a base_channels."""
+
+    stem_kernel: int
+    stem_halves: Sequence[int]
+    pooled_shortcut: bool  # stride-2 shortcuts average 2x2 pixels, instead of taking every other one
+    projects_first: bool  # stage 1 starts with a projection even where the shape stays
+
+
+class Depth(NamedTuple):
+    """Blocks for each stage, and their kind."""
+
+    blocks: Sequence[int]
+    is_bottleneck: bool
+
+
+VARIANTS = {
+    "vd": Variant(3, (1, 1, 2), pooled_shortcut=True, projects_first=True),
+    "v1b": Variant(7, (2,), pooled_shortcut=False, projects_first=False),
+    "v1c": Variant(3, (1, 1, 2), pooled_shortcut=False, projects_first=False),
+    "v1s": Variant(3, (2, 2, 4), pooled_shortcut=False, projects_first=False),
+}
+DEPTHS = {
+    18: Depth((2, 2, 2, 2), is_bottleneck=False),
+    34: Depth((3, 4, 6, 3), is_bottleneck=False),
+    50: Depth((3, 4, 6, 3), is_bottleneck=True),
+    101: Depth((3, 4, 23, 3), is_bottleneck=True),
+    152: Depth((3, 8, 36, 3), is_bottleneck=True),
+}
+# output stride -> (stride, dilation) of each stage; a stage that doesn't halve the map doubles the dilation.
+STAGES = {
+    8: ((1, 1), (2, 1), (1, 2), (1, 4)),
+    16: ((1, 1), (2, 1), (2, 1), (1, 2)),
+    32: ((1, 1), (2, 1), (2, 1), (2, 1)),
+}
+
+
+class Shortcut(layers.ConvBN):
+    """The projection beside a block: 1x1, with its stride in the convolution or in an average pool before."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, pooled: bool):
+        pooled = pooled and stride > 1
+        super().__init__(in_channels, out_channels, 1, stride=1 if pooled else stride, padding=0,
+                         bias_attr=False)
+        # At an odd edge the pool averages the pixels that are there (exclusive), as every reference does.
+        self.pool = nn.AvgPool2D(stride, stride, ceil_mode=True, exclusive=True) if pooled else None
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if self.pool is not None:
+            x = self.pool(x)
+        return self._batch_norm(self._conv(x))
+
+
+class Block(nn.Layer):
+    """A residual block: relu(branch(x) + shortcut(x)).
+
+    The branch is 3x3, 3x3, or for a bottleneck 1x1, 3x3, 1x1 to four times the width. The stride sits in
+    its first 3x3 convolution, the dilation in every 3x3 one, as in PaddleSeg (mmsegmentation doesn't
+    dilate the second one of a basic block).
+
+    Args:
+        width: channels of the 3x3 convolutions.
+        short: the projection, or None for the identity.
+    """
+
+    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, is_bottleneck: bool,
+                 short: Optional[nn.Layer]):
+        super().__init__()
+        wide = dict(kernel_size=3, padding=dilation, dilation=dilation, bias_attr=False)
+        if is_bottleneck:
+            self.conv0 = layers.ConvBNReLU(in_channels, width, 1, padding=0, bias_attr=False)
+            self.conv1 = layers.ConvBNReLU(width, width, stride=stride, **wide)
+            self.conv2 = layers.ConvBN(width, 4 * width, 1, padding=0, bias_attr=False)
+        else:
+            self.conv0 = layers.ConvBNReLU(in_channels, width, stride=stride, **wide)
+            self.conv1 = layers.ConvBN(width, width, **wide)
+            self.conv2 = None
+        self.short = short
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        branch = self.conv1(self.conv0(x))
+        if self.conv2 is not None:
+            branch = self.conv2(branch)
+        return F.relu(branch + (x if self.short is None else self.short(x)))
+
+
+class ResNet(nn.Layer):
+    """A ResNet that returns the feature map of each of its four stages.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        variant: vd, v1b, v1c or v1s.
+        output_stride: 8, 16 or 32, the size of the image over that of the last map.
+        multi_grid: factors on the dilations of the blocks of stage 4, one for each block; ones, however
+            many, change nothing.
+        contract_dilation: halve the dilation of the first block of each dilated stage. A factor of
+            multi_grid comes on top of it.
+        base_channels: width of stage 1; the stem's scales with it.
+        in_channels: C.
+        pretrained: weights for everything, a path or a URL; None leaves the random start.
+
+    Attributes:
+        feat_channels: channels of the four maps.
+
+    Shapes:
+        input (N, C, H, W), outputs (N, feat_channels[s], H / r, W / r), rounded up, with r = 4, 8, 16, 32
+        up to output_stride.
+
+    Raises:
+        ConfigError: output_stride, base_channels or multi_grid doesn't fit.
+    """
+
+    def __init__(self, depth: int, variant: str, output_stride: int = 8,
+                 multi_grid: Sequence[int] = (1, 1, 1), contract_dilation: bool = False,
+                 base_channels: int = 64, in_channels: int = 3, pretrained: Optional[str] = None):
+        super().__init__()
+        blocks, is_bottleneck = DEPTHS[depth]
+        row = VARIANTS[variant]
+        _check(f"ResNet{depth}_{variant}", blocks[3], output_stride, multi_grid, base_channels)
+        channels = self._add_stem(row, in_channels, base_channels)
+        self._stages = []
+        self.feat_channels = []
+        for stage, (stride, dilation) in enumerate(STAGES[output_stride]):
+            width = base_channels * 2 ** stage
+            dilations = block_dilations(blocks[stage], dilation, contract_dilation)
+            if stage == 3:
+                dilations = apply_multi_grid(dilations, multi_grid)
+            channels = self._add_stage(row, channels, width, stride, dilations, is_bottleneck)
+            self.feat_channels.append(channels)
+        if pretrained is not None:
+            from paddleseg.utils.weights import load_pretrained
+            load_pretrained(self, pretrained)
+
+    def _add_stem(self, row: Variant, in_channels: int, base_channels: int) -> int:
+        """Add conv1_1 and following; returns the channels of the last."""
+        self._stem = []
+        for index, halves in enumerate(row.stem_halves):
+            out_channels = halves * base_channels // 2
+            self._stem.append(f"conv1_{index + 1}")
+            self.add_sublayer(self._stem[-1], layers.ConvBNReLU(
+                in_channels, out_channels, row.stem_kernel, stride=2 if index == 0 else 1,
+                padding=row.stem_kernel // 2, bias_attr=False))
+            in_channels = out_channels
+        return in_channels
+
+    def _add_stage(self, row: Variant, in_channels: int, width: int, stride: int,
+                   dilations: Sequence[int], is_bottleneck: bool) -> int:
+        """Add the next stage's blocks, one for each dilation; returns their channels."""
+        out_channels = 4 * width if is_bottleneck else width
+        names = []
+        for index, dilation in enumerate(dilations):
+            short = None
+            if index == 0 and (row.projects_first or stride > 1 or in_channels != out_channels):
+                short = Shortcut(in_channels, out_channels, stride, row.pooled_shortcut)
+            names.append(f"bb_{len(self._stages)}_{index}")
+            self.add_sublayer(names[-1], Block(in_channels, width, stride if index == 0 else 1, dilation,
+                                               is_bottleneck, short))
+            in_channels = out_channels
+        self._stages.append(names)
+        return out_channels
+
+    def forward(self, x: paddle.Tensor) -> List[paddle.Tensor]:
+        for name in self._stem:
+            x = getattr(self, name)(x)
+        x = F.max_pool2d(x, 3, stride=2, padding=1)
+        feats = []
+        for stage in self._stages:
+            for name in stage:
+                x = getattr(self, name)(x)
+            feats.append(x)
+        return feats
+
+
+def block_dilations(num_blocks: int, dilation: int, contract: bool) -> List[int]:
+    """The dilation of each block of a stage; `contract` halves the first one, if it is dilated."""
+    first = dilation // 2 if contract and dilation > 1 else dilation
+    return [first] + [dilation] * (num_blocks - 1)
+
+
+def apply_multi_grid(dilations: Sequence[int], multi_grid: Sequence[int]) -> List[int]:
+    """Multiply each dilation by its factor (PaddleSeg; mmsegmentation replaces the dilation)."""
+    if all(factor == 1 for factor in multi_grid):
+        return list(dilations)
+    return [dilation * multi_grid[index] for index, dilation in enumerate(dilations)]
+
+
+def _check(name: str, last_blocks: int, output_stride: int, multi_grid: Sequence[int],
+           base_channels: int) -> None:
+    if output_stride not in STAGES:
+        raise ConfigError(f"{name}: output_stride is {output_stride}; choose 8, 16 or 32")
+    if base_channels < 2 or base_channels % 2:
+        raise ConfigError(f"{name}: base_channels is {base_channels}; choose an even number from 2 up")
+    if any(factor < 1 for factor in multi_grid):
+        raise ConfigError(f"{name}: multi_grid is {list(multi_grid)}; its factors start at 1")
+    if any(factor != 1 for factor in multi_grid) and len(multi_grid) != last_blocks:
+        raise ConfigError(f"{name}: multi_grid is {list(multi_grid)}; give {last_blocks} factors, "
+                          "one for each block of stage 4")
+
+
+def _make_constructor(depth: int, variant: str):
+    def construct(output_stride: int = 8, multi_grid: Sequence[int] = (1, 1, 1),
+                  contract_dilation: bool = False, base_channels: int = 64, in_channels: int = 3,
+                  pretrained: Optional[str] = None) -> ResNet:
+        return ResNet(depth, variant, output_stride, multi_grid, contract_dilation, base_channels,
+                      in_channels, pretrained)
+
+    construct.__name__ = construct.__qualname__ = f"ResNet{depth}_{variant}"
+    construct.__doc__ = f"`ResNet` of depth {depth}, variant {variant}; the arguments are explained there."
+    return manager.BACKBONES.add_component(construct)
+
+
+CONSTRUCTORS = [_make_constructor(depth, variant) for variant in VARIANTS for depth in DEPTHS]
+globals().update({construct.__name__: construct for construct in CONSTRUCTORS})
+__all__ = ["ResNet", *(construct.__name__ for construct in CONSTRUCTORS)]

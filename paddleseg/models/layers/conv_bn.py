@@ -1,0 +1,84 @@
+"""Convolutions followed by a batch norm, and the auxiliary head made of them.
+
+Letters: N images, C channels, H, W size of the feature map.
+
+Parameters start as the framework sets them, as in PaddleSeg: convolutions from N(0, 2 / fan_in),
+biases at 0, batch norms at weight 1 and bias 0.
+"""
+
+from typing import Optional, Type, Union
+
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+
+
+def SyncBatchNorm(num_features: int, single_process: Type[nn.Layer] = nn.BatchNorm2D, **kwargs) -> nn.Layer:
+    """A batch norm whose statistics are those of the whole batch, however many GPUs share it.
+
+    On a CPU, where Paddle has no kernel for it, and in a run of one process this is a layer of type
+    `single_process`; the parameters have the same names either way. `kwargs` go to the layer.
+    """
+    if paddle.get_device().startswith("gpu") and paddle.distributed.get_world_size() > 1:
+        return nn.SyncBatchNorm(num_features, **kwargs)
+    return single_process(num_features, **kwargs)
+
+
+class ConvBN(nn.Layer):
+    """A convolution and its batch norm.
+
+    Args:
+        padding: pixels on each side, or "same".
+        bias_attr: False for no bias (the batch norm cancels it anyway).
+
+    Shapes:
+        input (N, in_channels, H, W), output (N, out_channels, H', W').
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
+                 padding: Union[int, str] = "same", dilation: int = 1, bias_attr: Optional[bool] = None):
+        super().__init__()
+        self._conv = nn.Conv2D(in_channels, out_channels, kernel_size, stride=stride, padding=padding,
+                               dilation=dilation, bias_attr=bias_attr)
+        self._batch_norm = SyncBatchNorm(out_channels)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self._batch_norm(self._conv(x))
+
+
+class ConvBNReLU(ConvBN):
+    """`ConvBN` and a ReLU."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        # No super() in a forward: Paddle 2.6's export can't compile it.
+        return F.relu(self._batch_norm(self._conv(x)))
+
+
+def make_dropout(probability: float, spatial: bool) -> nn.Layer:
+    """Dropout of single values, or of whole channels if `spatial`."""
+    return nn.Dropout2D(probability) if spatial else nn.Dropout(probability)
+
+
+class AuxLayer(nn.Layer):
+    """A small fully convolutional head on an inner feature map: 3x3 conv, dropout, 1x1 classifier.
+
+    Args:
+        inter_channels: width between the two convolutions.
+        out_channels: the number of classes.
+        dropout_prob: before the classifier.
+        spatial_dropout: drop whole channels.
+        bias_attr: False for no bias in the 3x3 convolution; the classifier always has one.
+
+    Shapes:
+        input (N, in_channels, H, W), output (N, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, inter_channels: int, out_channels: int, dropout_prob: float = 0.1,
+                 spatial_dropout: bool = False, bias_attr: Optional[bool] = None):
+        super().__init__()
+        self.conv_bn_relu = ConvBNReLU(in_channels, inter_channels, 3, padding=1, bias_attr=bias_attr)
+        self.dropout = make_dropout(dropout_prob, spatial_dropout)
+        self.conv = nn.Conv2D(inter_channels, out_channels, 1)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.conv(self.dropout(self.conv_bn_relu(x)))

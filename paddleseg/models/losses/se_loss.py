@@ -1,0 +1,64 @@
+"""The semantic encoding loss of EncNet.
+
+Letters: N images, C classes, H, W size of the label.
+"""
+
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+
+from paddleseg.cvlibs import manager
+from paddleseg.cvlibs.errors import ConfigError, LabelValueError
+
+
+@manager.LOSSES.add_component(aliases=("SECrossEntropyLoss", "EncodingBCELoss", "Seloss"))
+class SELoss(nn.Layer):
+    """Binary cross entropy between the SE layer's logits and the classes present in each image.
+
+    Large and small objects count alike, since only presence is asked for.
+    Zhang et al., "Context Encoding for Semantic Segmentation", CVPR 2018, section 3.1.
+
+    Args:
+        ignore_index: the label of pixels without a class; they are present in no class.
+
+    Shapes:
+        logit (N, C), label (N, H, W) of any integer type and any size, output () in float32 at least.
+
+    Raises:
+        ConfigError: logit isn't (N, C).
+        LabelValueError: the label holds something else than a class or the ignore index.
+    """
+
+    def __init__(self, ignore_index: int = 255):
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def forward(self, logit: paddle.Tensor, label: paddle.Tensor) -> paddle.Tensor:
+        if logit.ndim != 2:
+            shape = "(N, C, H, W)" if logit.ndim == 4 else f"shape {tuple(logit.shape)}"
+            raise ConfigError(f"SELoss takes the (N, C) output of the SE layer, got {shape}: check the order "
+                              "of loss.types against the model's outputs seg, aux, se")
+        if logit.dtype != paddle.float64:
+            logit = logit.astype("float32")
+        present = class_presence(label, logit.shape[1], self.ignore_index)
+        return F.binary_cross_entropy_with_logits(logit, present.astype(logit.dtype))
+
+
+def class_presence(label: paddle.Tensor, num_classes: int, ignore_index: int) -> paddle.Tensor:
+    """Which classes each image holds: label (N, ...) to bool (N, C).
+
+    One count over the whole batch: image n owns the bins n * (C + 2) and following, its last two
+    are for ignored and for illegal values.
+    """
+    label = label.flatten(1).astype("int64")
+    images, bins = label.shape[0], num_classes + 2
+    legal = paddle.logical_and(label >= 0, label < num_classes)
+    bin_of = paddle.where(legal, label, paddle.full_like(label, num_classes + 1))
+    bin_of = paddle.where(label == ignore_index, paddle.full_like(label, num_classes), bin_of)
+    first_bin = paddle.arange(images, dtype="int64").unsqueeze(1) * bins
+    counts = paddle.bincount((first_bin + bin_of).flatten(), minlength=images * bins).reshape([images, bins])
+    if counts[:, -1].sum().item() > 0:
+        values = paddle.masked_select(label, bin_of == num_classes + 1).unique().tolist()
+        raise LabelValueError(f"SELoss: a label holds {set(values)}; legal are 0..{num_classes - 1} "
+                              f"and {ignore_index} (ignored)")
+    return counts[:, :num_classes] > 0

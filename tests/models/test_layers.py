@@ -1,0 +1,69 @@
+import numpy as np
+import paddle
+import paddle.nn as nn
+import pytest
+
+from paddleseg.models import layers
+from paddleseg.models.layers.conv_bn import make_dropout
+
+
+@pytest.mark.parametrize("device, world, expected", [
+    ("cpu", 1, nn.BatchNorm2D), ("cpu", 2, nn.BatchNorm2D),
+    ("gpu:0", 1, nn.BatchNorm2D), ("gpu:0", 2, nn.SyncBatchNorm)])
+def test_batch_norms_are_synchronised_on_several_gpus_only(monkeypatch, device, world, expected):
+    monkeypatch.setattr(paddle, "get_device", lambda: device)
+    monkeypatch.setattr(paddle.distributed, "get_world_size", lambda: world)
+    layer = layers.SyncBatchNorm(3)
+    assert type(layer) is expected
+    assert list(layer.state_dict()) == ["weight", "bias", "_mean", "_variance"]
+
+
+def test_conv_bn_relu_is_made_of_its_parts():
+    layer = layers.ConvBNReLU(3, 4, 3, stride=2, padding=1, dilation=1)
+    x = paddle.randn([2, 3, 7, 9])
+    expected = nn.functional.relu(layer._batch_norm(layer._conv(x)))
+    np.testing.assert_array_equal(layer(x).numpy(), expected.numpy())
+    assert tuple(expected.shape) == (2, 4, 4, 5)
+
+
+def test_conv_bias_can_be_left_out():
+    assert "_conv.bias" in layers.ConvBNReLU(3, 4, 1).state_dict()
+    assert "_conv.bias" not in layers.ConvBNReLU(3, 4, 1, bias_attr=False).state_dict()
+
+
+def test_aux_layer_names_and_shape():
+    layer = layers.AuxLayer(6, 4, 3)
+    names = [name for name in layer.state_dict() if "_batch_norm" not in name]
+    assert names == ["conv_bn_relu._conv.weight", "conv_bn_relu._conv.bias", "conv.weight", "conv.bias"]
+    assert tuple(layer(paddle.randn([2, 6, 5, 7])).shape) == (2, 3, 5, 7)
+
+
+def test_spatial_dropout_drops_whole_channels():
+    ones = paddle.ones([8, 16, 4, 4])
+    assert make_dropout(0.5, spatial=True)(ones).numpy().std(axis=(2, 3)).max() == 0
+    assert make_dropout(0.5, spatial=False)(ones).numpy().std(axis=(2, 3)).max() > 0
+
+
+def half_pixel_resize(x, size):
+    """Bilinear by definition: output i reads at (i + 0.5) * in / out - 0.5, clamped to the map."""
+    for axis, length in zip((2, 3), size):
+        at = np.clip((np.arange(length) + 0.5) * x.shape[axis] / length - 0.5, 0, x.shape[axis] - 1)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, x.shape[axis] - 1)
+        share = (at - low).reshape([-1, 1] if axis == 2 else [1, -1])
+        x = x.take(low, axis) * (1 - share) + x.take(high, axis) * share
+    return x
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (12, 14), (3, 2)])
+@pytest.mark.parametrize("source", [(6, 7), (1, 1), (5, 1)])
+def test_resize_follows_the_half_pixel_rule_down_to_one_pixel(source, size):
+    x = paddle.randn([2, 3, *source])
+    out = layers.resize(x, paddle.zeros([1, 1, *size]))
+    np.testing.assert_allclose(out.numpy(), half_pixel_resize(x.numpy(), size), atol=1e-5)
+
+
+def test_resize_with_aligned_corners_keeps_the_corners():
+    x = paddle.randn([1, 2, 4, 5])
+    out = layers.resize(x, paddle.zeros([1, 1, 9, 11]), align_corners=True)
+    np.testing.assert_allclose(out.numpy()[:, :, ::8, ::10], x.numpy()[:, :, ::3, ::4], atol=1e-6)
