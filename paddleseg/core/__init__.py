@@ -1,0 +1,1 @@
+"""Training, evaluation and prediction; receives built objects and never reads YAML."""

@@ -1,0 +1,215 @@
+"""Resolved configuration to objects; the only file that sees every room."""
+
+import os
+from dataclasses import fields
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+import paddle
+import paddle.nn as nn
+
+from paddleseg.core import optim  # noqa: F401  (registers optimizers and schedules)
+from paddleseg.core.infer import InferOptions
+from paddleseg.core.train import TrainOptions
+from paddleseg.cvlibs import manager
+from paddleseg.cvlibs.config import Config, annotate, check_arguments, check_component, origin_of, plain
+from paddleseg.cvlibs.errors import ConfigError
+from paddleseg.datasets import base as _datasets  # noqa: F401
+from paddleseg.models import losses as _losses  # noqa: F401
+from paddleseg.transforms import Compose
+from paddleseg.utils.palette import color_map
+
+_SECTIONS = {
+    "train_dataset": manager.DATASETS, "val_dataset": manager.DATASETS, "test_dataset": manager.DATASETS,
+    "model": manager.MODELS, "optimizer": manager.OPTIMIZERS, "lr_scheduler": manager.LR_SCHEDULERS,
+}
+_SUPPLIED = {"optimizer": ("model",), "lr_scheduler": ("iters",)}
+TRAINING = ("train_dataset", "model", "loss", "optimizer", "lr_scheduler")
+INFERENCE = ("val_dataset", "model")
+
+
+def check(config: Config, needed: Sequence[str] = TRAINING) -> None:
+    """Check every key of a configuration and write all defaults into it, before anything is built.
+
+    Args:
+        needed: the sections that the command can't do without.
+
+    Raises:
+        ConfigError: naming file, dotted key and the nearest valid name.
+    """
+    options = {field.name for field in fields(TrainOptions)}
+    known = [*options, *_SECTIONS, "loss", "test_config"]
+    for key, node in config.tree.items():
+        if key not in known:
+            near = manager.nearest_name(key, known)
+            hint = f"did you mean {near}?" if near else f"known are {', '.join(sorted(known))}"
+            raise ConfigError(f"{origin_of(node)}: {key} is not a key of a configuration; {hint}")
+    for key in needed:
+        if key not in config:
+            raise ConfigError(f"{config.path}: {key} is missing")
+    _share_dataset_facts(config)
+    for key, registry in _SECTIONS.items():
+        if key in config:
+            check_component(registry, config.tree[key], key, supplied=_SUPPLIED.get(key, ()))
+    if "loss" in config:
+        _check_losses(config)
+    for key in ("train_dataset", "val_dataset"):
+        _check_num_classes(config, key)
+    test_config = config.tree.get("test_config")
+    config.tree["test_config"] = test_config = test_config if isinstance(test_config, dict) else {}
+    check_arguments(InferOptions, test_config, "test_config", "test_config")
+    top = {key: node for key, node in config.tree.items() if key in options}
+    check_arguments(TrainOptions, top, "", "a configuration")
+    config.tree = {**top, **{key: node for key, node in config.tree.items() if key not in options}}
+
+
+def _dataset_fact(config: Config, key: str, name: str):
+    """A class attribute such as NUM_CLASSES of a data set's class; None where YAML must say it."""
+    section = config.get(key)
+    kind = section.get("type") if isinstance(section, dict) else None
+    return getattr(manager.DATASETS[kind], name, None) if kind in manager.DATASETS else None
+
+
+def _share_dataset_facts(config: Config) -> None:
+    """Give model and losses what the data set knows and the YAML leaves out."""
+    section = config.get("train_dataset")
+    kind = section.get("type") if isinstance(section, dict) else None
+    model = config.tree.get("model")
+    classes = _dataset_fact(config, "train_dataset", "NUM_CLASSES") or (section.get("num_classes") if kind else None)
+    if isinstance(model, dict) and "num_classes" not in model and classes is not None:
+        model["num_classes"] = annotate(classes, f"train_dataset {kind}")
+    ignore = _dataset_fact(config, "train_dataset", "IGNORE_INDEX")
+    ignore = section.get("ignore_index", ignore) if kind else ignore
+    loss_section = config.tree.get("loss")
+    types = loss_section.get("types") if isinstance(loss_section, dict) else None
+    for loss in types if isinstance(types, list) and ignore is not None else ():
+        if isinstance(loss, dict):
+            loss.setdefault("ignore_index", annotate(ignore, f"train_dataset {kind}"))
+
+
+def _check_num_classes(config: Config, key: str) -> None:
+    """The model must have as many classes as each data set."""
+    if key not in config:
+        return
+    classes = _dataset_fact(config, key, "NUM_CLASSES") or config[key].get("num_classes")
+    model_classes = config["model"].get("num_classes")
+    if None not in (classes, model_classes) and classes != model_classes:
+        raise ConfigError(f"{config.origin('model.num_classes')}: model.num_classes is {model_classes}, but {key} "
+                          f"({config[key]['type']}) has {classes} classes")
+
+
+def _check_losses(config: Config) -> None:
+    node = config.tree["loss"]
+    check_arguments(_loss_section, node, "loss", "loss")
+    types, coef = plain(node["types"]), plain(node["coef"])
+    if not isinstance(node["types"], list) or len(types) not in (1, len(coef)):
+        raise ConfigError(f"{origin_of(node)}: loss has {len(types)} types and {len(coef)} coef; give one coef for "
+                          f"each output of the model, and one type for all or one for each")
+    for number, item in enumerate(node["types"]):
+        check_component(manager.LOSSES, item, f"loss.types.{number}")
+
+
+def _loss_section(types: list, coef: List[float]) -> None:
+    """The signature that the loss section is checked against."""
+
+
+def build_component(registry: manager.ComponentManager, section: Dict, **supplied):
+    """Build one section, its nested components first."""
+    arguments = {key: _build_nested(registry, key, value) for key, value in section.items() if key != "type"}
+    return registry[section["type"]](**arguments, **supplied)
+
+
+def _build_nested(registry, key: str, value):
+    registry = {"backbone": manager.BACKBONES, "transforms": manager.TRANSFORMS}.get(key, registry)
+    if isinstance(value, dict) and "type" in value:
+        return build_component(registry, value)
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return [build_component(registry, item) for item in value]
+    return value
+
+
+def build_model(config: Config) -> nn.Layer:
+    """Build the model; its initial weights depend on `config["seed"]` alone."""
+    paddle.seed(config["seed"])
+    return build_component(manager.MODELS, config["model"])
+
+
+def build_dataset(config: Config, key: str):
+    """Build train_dataset, val_dataset or test_dataset.
+
+    Raises:
+        ConfigError: the configuration has no such section.
+    """
+    if key not in config:
+        raise ConfigError(f"{config.path}: {key} is missing")
+    return build_component(manager.DATASETS, config[key])
+
+
+def build_criteria(config: Config) -> List[Tuple[nn.Layer, float]]:
+    """(loss, coefficient) for each output of the model."""
+    types, coef = config["loss"]["types"], config["loss"]["coef"]
+    types = types * len(coef) if len(types) == 1 else types
+    return [(build_component(manager.LOSSES, section), value) for section, value in zip(types, coef)]
+
+
+def build_optimizer(config: Config, model: nn.Layer):
+    return build_component(manager.OPTIMIZERS, config["optimizer"], model=model)
+
+
+def build_schedule(config: Config):
+    return build_component(manager.LR_SCHEDULERS, config["lr_scheduler"], iters=config["iters"])
+
+
+def drop_pretrained(config: Config, origin: str) -> None:
+    """Build the model without initial weights; for commands whose weights file holds every parameter."""
+    for dotted in ("model", "model.backbone"):
+        try:
+            section = config.node(dotted)
+        except KeyError:
+            continue
+        if isinstance(section, dict) and "pretrained" in section:
+            section["pretrained"] = annotate(None, origin)
+
+
+def build_train_options(config: Config) -> TrainOptions:
+    return TrainOptions(**{field.name: config[field.name] for field in fields(TrainOptions)})
+
+
+def build_infer_options(config: Config) -> InferOptions:
+    return InferOptions(**config["test_config"])
+
+
+def build_val_transforms(config: Config) -> Compose:
+    """The transforms of val_dataset, for images without a data set."""
+    if "val_dataset" not in config:
+        raise ConfigError(f"{config.path}: val_dataset is missing; its transforms prepare the images")
+    return Compose(_build_nested(manager.TRANSFORMS, "transforms", config["val_dataset"]["transforms"]))
+
+
+def dataset_palette(config: Config, custom_color: Optional[List[int]] = None) -> np.ndarray:
+    """RGB colors, uint8 (num_classes, 3): the given ones, the data set's, or PASCAL VOC's scheme."""
+    num_classes = config["model"]["num_classes"]
+    if custom_color is not None:
+        if len(custom_color) != 3 * num_classes or not all(0 <= value <= 255 for value in custom_color):
+            raise ConfigError(f"--custom_color takes {3 * num_classes} values 0..255, red green blue of each of the "
+                              f"{num_classes} classes, not {len(custom_color)} values")
+        return np.array(custom_color, np.uint8).reshape(-1, 3)
+    palette = getattr(manager.DATASETS[config["val_dataset"]["type"]], "PALETTE", None)
+    return color_map(num_classes) if palette is None else np.asarray(palette, np.uint8)
+
+
+def flag_values(args) -> Iterator[Tuple[str, str, Any]]:
+    """(flag, dotted key, value) of the flags that stand for a key of the configuration; None where not given."""
+    for name in (field.name for field in fields(TrainOptions)):
+        yield f"--{name}", name, getattr(args, name, None)
+    yield "--learning_rate", "lr_scheduler.learning_rate", getattr(args, "learning_rate", None)
+    for name in (field.name for field in fields(InferOptions)):
+        yield f"--{name}", f"test_config.{name}", getattr(args, name, None)
+
+
+def write_config(config: Config, save_dir: str) -> str:
+    """Save the resolved configuration as config.yml; returns its text."""
+    text = config.dump()
+    with open(os.path.join(save_dir, "config.yml"), "w", encoding="utf-8") as file:
+        file.write(text)
+    return text

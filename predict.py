@@ -1,0 +1,55 @@
+"""Paint the classes that a trained model sees in an image, in a directory of images, or in a list of them.
+
+    python predict.py --config configs/encnet/encnet_cityscapes.yml --model_path output/best_model/model.pdparams \\
+        --image_path data/cityscapes/leftImg8bit/val --save_dir output/result
+
+Each image gives an overlay (added_prediction/), a colour map (pseudo_color_prediction/) and the class indices
+(label/), under its path relative to --image_path.
+"""
+
+import argparse
+import sys
+
+from paddleseg.utils.cli import add_common_flags, add_inference_flags, run_main
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_flags(parser)
+    parser.add_argument("--model_path", required=True, metavar="FILE", help="the weights, a model.pdparams")
+    parser.add_argument("--image_path", required=True, metavar="PATH", help="an image, a directory, or a list file")
+    parser.add_argument("--save_dir", help="where the pictures go (default: output/result)")
+    add_inference_flags(parser, "--aug_pred")
+    parser.add_argument("--custom_color", nargs="+", type=int, metavar="V",
+                        help="red green blue of each class, 0..255 (default: the data set's palette)")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> int:
+    from paddleseg.core.predict import list_images, predict
+    from paddleseg.cvlibs import builder
+    from paddleseg.cvlibs.config import load_config
+    from paddleseg.utils import device, distributed, logger
+    from paddleseg.utils.weights import load_into, read_weights
+
+    config = load_config(args.config, args.opts, builder.flag_values(args))
+    builder.drop_pretrained(config, "--model_path")
+    builder.check(config, needed=builder.INFERENCE)
+    options = builder.build_train_options(config)
+    logger.setup_logging(distributed.rank())
+    device.start_process(options.device, options.threads)
+
+    images, root = list_images(args.image_path)
+    palette = builder.dataset_palette(config, args.custom_color)
+    weights = read_weights(args.model_path)
+    model = builder.build_model(config)
+    load_into(model, weights, args.model_path)
+    save_dir = args.save_dir or "output/result"
+    predict(model, images, root, builder.build_val_transforms(config), palette, save_dir,
+            builder.build_infer_options(config))
+    logger.info(f"{len(images)} predictions are in {save_dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, parse_args()))

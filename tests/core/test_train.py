@@ -1,0 +1,206 @@
+import json
+import logging
+import re
+
+import numpy as np
+import paddle
+import pytest
+from tiny import Colors, arrays, build, options, run
+
+from paddleseg.core.checkpoint import best_score, list_checkpoints
+from paddleseg.core.optim import SGD, ConstantLR
+from paddleseg.core.train import TrainOptions, dropout_seed, prepare_save_dir, train
+from paddleseg.cvlibs.errors import ConfigError, RunError
+from paddleseg.models.losses import CrossEntropyLoss
+from paddleseg.utils.logger import setup_logging
+
+LINE = re.compile(r"\[TRAIN\] epoch: \d+, iter: \d+/\d+, loss: [\d.]+, lr: [\d.]+, batch_cost: [\d.]+, "
+                  r"reader_cost: [\d.]+, ips: [\d.]+ samples/sec \| ETA \d\d:\d\d:\d\d \| loss_seg: [\d.]+, loss_aux: [\d.]+")
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """What the run logs."""
+    seen = []
+    logger = logging.getLogger("paddleseg")
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())
+    monkeypatch.setattr(logger, "handlers", [handler])
+    logger.setLevel(logging.INFO)
+    return seen
+
+
+def records(save_dir, mode):
+    return [record for record in map(json.loads, (save_dir / "log.jsonl").read_text().splitlines())
+            if record["mode"] == mode]
+
+
+def same(one, other):
+    return all(np.array_equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+
+
+def test_the_loss_falls_and_the_model_learns(tmp_path):
+    _, best = run(tmp_path, iters=60, save_interval=60, do_eval=True, val_dataset=Colors("val", 3))
+    losses = [record["loss"] for record in records(tmp_path, "train")]
+    assert losses[-1] < 0.6 * losses[0]
+    assert best > 0.7
+
+
+def test_logs_paddlesegs_line_and_the_same_as_json(tmp_path, lines):
+    run(tmp_path)
+    train_lines = [line for line in lines if line.startswith("[TRAIN]")]
+    assert len(train_lines) == 3 and all(LINE.fullmatch(line) for line in train_lines)
+    last = records(tmp_path, "train")[-1]
+    assert last["iter"] == 6 and last["epoch"] == 2 and f"loss: {last['loss']:.4f}, lr: {last['lr']:.6f}" in train_lines[-1]
+    assert last["loss"] == pytest.approx(last["loss_seg"] + 0.4 * last["loss_aux"], rel=1e-5)
+
+
+def test_the_last_iteration_is_logged_and_saved_at_any_interval(tmp_path):
+    run(tmp_path, iters=5, log_iters=4, save_interval=100)
+    assert [record["iter"] for record in records(tmp_path, "train")] == [4, 5]
+    assert [path.name for path in tmp_path.glob("iter_*")] == ["iter_5"]
+
+
+def test_two_runs_are_bit_identical_and_the_seed_matters(tmp_path):
+    first, second, other = (arrays(run(tmp_path / name, seed=seed)[0])
+                            for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert same(first, second) and not same(first, other)
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_workers": 2}, {"accum_iters": 2}], ids=str)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, changes):
+    whole, _ = run(tmp_path / "whole", **changes)
+    run(tmp_path / "parts", iters=3, **changes)
+    resumed, _ = run(tmp_path / "parts", resume_model=tmp_path / "parts" / "iter_3", model_seed=99, **changes)
+    assert same(arrays(whole), arrays(resumed))
+    before, after = ((tmp_path / name / "iter_6" / "model.pdopt") for name in ("whole", "parts"))
+    assert before.read_bytes() == after.read_bytes()
+
+
+def test_accumulation_averages_gradients(tmp_path, float64):
+    class Plain(Colors):
+        def sample(self, index, rng):
+            sample = super().sample(index, rng)
+            return {**sample, "label": np.where(sample["label"] == 255, 0, sample["label"]).astype("uint8")}
+
+    def trained(save_dir, **changes):
+        save_dir.mkdir()
+        paddle.seed(3)
+        model = paddle.nn.Sequential(paddle.nn.Conv2D(3, 3, 1))
+        model.forward = lambda x: [model[0](x.astype("float64"))]
+        train(model, [(CrossEntropyLoss(), 1.0)], SGD(model), ConstantLR(0.1, 2), Plain("val", 8),
+              options(iters=2, **changes), str(save_dir))
+        return arrays(model)
+
+    one, two = trained(tmp_path / "one", batch_size=4), trained(tmp_path / "two", batch_size=2, accum_iters=2)
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-12)
+
+
+def test_a_finished_run_says_so(tmp_path, lines):
+    run(tmp_path)
+    run(tmp_path, resume_model=tmp_path / "iter_6")
+    assert any("nothing to do" in line and "--iters" in line for line in lines)
+
+
+def test_resuming_with_another_stream_warns(tmp_path, lines):
+    run(tmp_path, iters=3)
+    run(tmp_path, resume_model=tmp_path / "iter_3", batch_size=3)
+    assert any("batch_size 2, now 3" in line for line in lines)
+
+
+def test_the_best_model_survives_a_resume(tmp_path):
+    run(tmp_path, iters=3, do_eval=True, val_dataset=Colors("val", 3))
+    (tmp_path / "best_model" / "score.json").write_text('{"iter": 3, "miou": 2.0, "accuracy": 1.0}')
+    kept = (tmp_path / "best_model" / "model.pdparams").read_bytes()
+    _, best = run(tmp_path, resume_model=tmp_path / "iter_3", do_eval=True, val_dataset=Colors("val", 3))
+    assert best == 2.0 and (tmp_path / "best_model" / "model.pdparams").read_bytes() == kept
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up_for(tmp_path):
+    run(tmp_path, iters=3, do_eval=True, val_dataset=Colors("val", 3))
+    first = best_score(str(tmp_path))
+    (tmp_path / "iter_3" / "score.json").unlink()
+    run(tmp_path, resume_model=tmp_path / "iter_3", iters=4, do_eval=True, val_dataset=Colors("val", 3))
+    evaluated = records(tmp_path, "eval")
+    assert [record["iter"] for record in evaluated] == [3, 3, 4]
+    assert evaluated[0]["mIoU"] == evaluated[1]["mIoU"] == first["miou"]
+
+
+def test_old_checkpoints_go_and_the_best_stays(tmp_path):
+    run(tmp_path, iters=6, save_interval=1, keep_checkpoint_max=2, do_eval=True, val_dataset=Colors("val", 2))
+    assert [path[-6:] for path in list_checkpoints(str(tmp_path))] == ["iter_5", "iter_6"]
+    assert (tmp_path / "best_model" / "model.pdparams").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_with_all_there_is_to_know(tmp_path):
+    class Spoilt(paddle.nn.Layer):
+        calls = 0
+
+        def forward(self, logit, label):
+            Spoilt.calls += 1
+            return logit.mean() * (float("nan") if Spoilt.calls == 3 else 1.0)
+
+    with pytest.raises(RunError) as stopped:
+        run(tmp_path, criteria=[(CrossEntropyLoss(), 1.0), (Spoilt(), 0.4)])
+    assert re.fullmatch(r"iteration 3: the loss is not finite \(loss nan, loss_seg [\d.]+, loss_aux nan; lr 0\.\d+; "
+                        r"images image_\d.png, image_\d.png\); check .*", str(stopped.value))
+    assert not list(tmp_path.glob("iter_6"))
+
+
+def test_vdl_files_hold_the_numbers_of_the_log(tmp_path):
+    from visualdl import LogReader
+
+    run(tmp_path, use_vdl=True, do_eval=True, val_dataset=Colors("val", 2))
+    reader = LogReader(file_path=str(next(tmp_path.glob("vdlrecords*"))))
+    losses = [(item.id, item.value) for item in reader.get_data("scalar", "Train/loss")]
+    expected = [(record["iter"], record["loss"]) for record in records(tmp_path, "train")]
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    assert {"Train/lr", "Train/loss_seg", "Evaluate/mIoU", "Evaluate/Acc"} <= set(reader.get_tags()["scalar"])
+
+
+# ---- the run's directory and options --------------------------------------------------------------
+
+def test_a_directory_with_another_run_is_refused(tmp_path):
+    run(tmp_path, iters=3)
+    with pytest.raises(RunError, match=r"holds another run .*--resume_model .*iter_3 goes on.*--overwrite deletes"):
+        prepare_save_dir(str(tmp_path), None, False)
+    prepare_save_dir(str(tmp_path), str(tmp_path / "iter_3"), False)
+    assert (tmp_path / "iter_3").exists()
+
+
+def test_overwrite_deletes_the_run_and_nothing_else(tmp_path):
+    run(tmp_path, iters=3, use_vdl=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    prepare_save_dir(str(tmp_path), None, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_save_dir_may_hold_other_things_but_must_not_be_a_file(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    prepare_save_dir(str(tmp_path), None, False)
+    with pytest.raises(RunError, match="is a file"):
+        prepare_save_dir(str(tmp_path / "notes.txt"), None, False)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "iters", "accum_iters", "save_interval", "log_iters",
+                                  "keep_checkpoint_max", "repeats"])
+def test_counts_below_one_are_refused(name):
+    with pytest.raises(ConfigError, match=f"{name} 0: must be at least 1"):
+        TrainOptions(**{"batch_size": 1, "iters": 1, name: 0})
+
+
+def test_every_iteration_and_rank_has_a_dropout_seed_of_its_own():
+    seeds = {dropout_seed(42, iteration, rank) for iteration in range(1, 2000) for rank in range(8)}
+    assert len(seeds) == 1999 * 8
+
+
+def test_setup_logging_writes_to_the_file_too(tmp_path, capsys):
+    from paddleseg.utils import logger
+    setup_logging(0, str(tmp_path / "train.log"))
+    logger.info("hello")
+    setup_logging(1)
+    logger.info("from rank 1")
+    assert capsys.readouterr().out.endswith("[INFO]\thello\n")
+    assert (tmp_path / "train.log").read_text().endswith("[INFO]\thello\n")
+    assert build()[0].training

@@ -1,0 +1,113 @@
+"""Every recipe of configs/ is checked whole; the numbers that make a recipe what it is are held here."""
+
+from pathlib import Path
+
+import pytest
+
+from paddleseg.cvlibs import builder
+from paddleseg.cvlibs.config import load_config
+from paddleseg.cvlibs.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/*/*.yml") if "_base_" not in path.parts)
+MMSEG = "configs/encnet/encnet_r101_d8_512x1024_80k_cityscapes.yml"
+ENCNET_PADDLE = "configs/encnet/encnet_cityscapes.yml"
+PADDLESEG = "configs/encnet/encnet_resnet101_os8_cityscapes_1024x512_80k.yml"
+OFFLINE = ["model.backbone.pretrained=None"]
+
+
+def load(path, *opts):
+    config = load_config(str(ROOT / path), [*OFFLINE, *opts])
+    builder.check(config)
+    return config
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_builds(path):
+    config = load(path, "model.backbone.base_channels=8", "model.mid_channels=16" if "encnet" in path else "model.channels=16")
+    model = builder.build_model(config)
+    criteria = builder.build_criteria(config)
+    assert len(criteria) == len(model.loss_names)
+    assert builder.build_optimizer(config, model).get_lr() == 0.0  # the schedule sets it
+    assert builder.build_schedule(config)(0) > 0
+    builder.build_val_transforms(config), builder.build_train_options(config), builder.build_infer_options(config)
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_says_what_it_is_and_how_to_run_it(path):
+    first, *rest = (ROOT / path).read_text().splitlines()
+    assert first.startswith("# ") and any(f"train.py --config {path}" in line for line in rest[:3])
+
+
+@pytest.mark.parametrize("path, first, last", [(MMSEG, 0.01, 1e-4), (ENCNET_PADDLE, 0.01, 1.0038e-4),
+                                               (PADDLESEG, 0.01, 3.866e-7)])
+def test_learning_rates(path, first, last):
+    schedule = builder.build_schedule(load(path))
+    assert schedule(0) == first and schedule(79999) == pytest.approx(last, rel=1e-3)
+
+
+@pytest.mark.parametrize("path", [MMSEG, ENCNET_PADDLE, PADDLESEG])
+def test_facts_of_the_recipes(path):
+    config = load(path)
+    assert (config["iters"], config["batch_size"], config["loss"]["coef"]) == (80000, 2, [1, 0.4, 0.2])
+    assert config["optimizer"] == {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4, "use_nesterov": False}
+    model = config["model"]
+    assert (model["num_codes"], model["mid_channels"], model["backbone"]["output_stride"]) == (32, 512, 8)
+    backbone = model["backbone"]
+    ours = (backbone["type"], backbone["multi_grid"], backbone["contract_dilation"], model["add_lateral"],
+            model["aux_channels"], model["dropout"], model["aux_dropout"], model["conv_bias"],
+            config["loss"]["types"][0]["avg_non_ignore"])
+    assert ours == {
+        MMSEG: ("ResNet101_v1c", [1, 1, 1], True, False, 256, 0.1, 0.1, False, False),
+        ENCNET_PADDLE: ("ResNet101_vd", [1, 2, 4], False, False, 256, 0.0, 0.1, False, True),
+        PADDLESEG: ("ResNet101_vd", [1, 1, 1], False, True, None, 0.0, 0.1, True, True)}[path]
+
+
+@pytest.mark.parametrize("path", [MMSEG, ENCNET_PADDLE, PADDLESEG])
+def test_pretrained_names_real_weights(path):
+    pretrained = load_config(str(ROOT / path))["model"]["backbone"]["pretrained"]
+    assert pretrained.startswith("https://") and "resnet101" in pretrained
+
+
+# ---- what the builder checks beyond single components -----------------------------------------------
+
+@pytest.mark.parametrize("opts, message", [
+    (["optimiser.type=SGD"], r"--opts: optimiser is not a key of a configuration; did you mean optimizer\?"),
+    (["model.num_classes=20"], r"--opts: model.num_classes is 20, but train_dataset \(Cityscapes\) has 19 classes"),
+    (["loss.coef=[1,0.4]"], "loss has 3 types and 2 coef"),
+    (["loss.types=[]"], "loss has 0 types and 3 coef"),
+    (["train_dataset.transforms.0.type=RandomFlp"], r"train_dataset.transforms.0.type: RandomFlp .*did you mean RandomFlip\?"),
+    (["train_dataset.transforms.1.crop=3"], "train_dataset.transforms.1.crop is not an argument of RandomCrop"),
+    (["model.backbone.output_strid=8"], r"model.backbone.output_strid .*did you mean output_stride\?"),
+    (["model.backbone.type=EncNet"], "model.backbone.type: EncNet is not one of backbones"),
+    (["lr_scheduler.iters=5"], "lr_scheduler.iters is not an argument of PolynomialDecay"),
+    (["test_config.crop=1"], "test_config.crop is not an argument"),
+    (["batch_size=two"], "batch_size .* must be a whole number, not 'two'"),
+    (["loss.types.2.type=SELos"], r"loss.types.2.type: SELos .*did you mean SELoss\?"),
+])
+def test_faults_are_found_before_anything_is_built(opts, message):
+    with pytest.raises(ConfigError, match=message):
+        load(MMSEG, *opts)
+
+
+@pytest.mark.parametrize("section", ["model", "train_dataset", "loss", "optimizer", "lr_scheduler", "batch_size"])
+def test_a_missing_section_is_named(section):
+    config = load_config(str(ROOT / MMSEG), OFFLINE)
+    del config.tree[section]
+    with pytest.raises(ConfigError, match=f"{section} is missing"):
+        builder.check(config)
+
+
+def test_evaluation_needs_no_training_sections():
+    config = load_config(str(ROOT / MMSEG), OFFLINE)
+    for section in ("train_dataset", "loss", "optimizer", "lr_scheduler"):
+        del config.tree[section]
+    builder.check(config, needed=builder.INFERENCE)
+
+
+def test_the_data_set_tells_model_and_losses_what_they_leave_out():
+    config = load_config(str(ROOT / MMSEG), OFFLINE)
+    del config.tree["model"]["num_classes"]
+    builder.check(config)
+    assert config["model"]["num_classes"] == 19 and config.origin("model.num_classes") == "train_dataset Cityscapes"
+    assert all(loss["ignore_index"] == 255 for loss in config["loss"]["types"])

@@ -1,0 +1,68 @@
+"""Train a model from a YAML recipe, on one process or many.
+
+    python train.py --config configs/quick_start/encnet_resnet18_scenes.yml --do_eval
+    python -m paddle.distributed.launch train.py --config configs/encnet/encnet_cityscapes.yml --do_eval
+"""
+
+import argparse
+import sys
+
+from paddleseg.utils.cli import add_common_flags, add_refused_flag, run_main
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_flags(parser)
+    parser.add_argument("--save_dir", help="where the run is saved (default: output)")
+    parser.add_argument("--overwrite", action="store_true", help="delete the run that --save_dir holds")
+    parser.add_argument("--resume_model", metavar="DIR", help="go on from a checkpoint, such as output/iter_1000")
+    parser.add_argument("--do_eval", action="store_true", default=None,
+                        help="evaluate at each checkpoint and keep the best model")
+    parser.add_argument("--use_vdl", action="store_true", default=None, help="write VisualDL's files to --save_dir")
+    for name, kind, text in (
+            ("iters", int, "optimizer steps"), ("batch_size", int, "images per process and step"),
+            ("accum_iters", int, "batches whose gradients make one step (default: 1)"),
+            ("learning_rate", float, "the initial learning rate"),
+            ("save_interval", int, "iterations between checkpoints (default: 1000)"),
+            ("keep_checkpoint_max", int, "checkpoints to keep (default: 5)"),
+            ("log_iters", int, "iterations between lines of the log (default: 10)"),
+            ("seed", int, "of weights, order, augmentation and dropout (default: 42)"),
+            ("repeats", int, "times that each sample is seen in an epoch (default: 1)")):
+        parser.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
+    parser.add_argument("--precision", choices=["fp32"], help="fp32 is the one precision so far")
+    parser.add_argument("--data_format", choices=["NCHW"], help="NCHW is the one layout so far")
+    add_refused_flag(parser, "--amp_level", "mixed precision isn't there yet; train in fp32, which needs no flag")
+    add_refused_flag(parser, "--use_ema", "weight averaging isn't there yet; take best_model from --do_eval")
+    add_refused_flag(parser, "--profiler_options", "use a sampling profiler on the running process, such as py-spy")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> int:
+    from paddleseg.core import train as training
+    from paddleseg.cvlibs import builder
+    from paddleseg.cvlibs.config import load_config
+    from paddleseg.utils import device, distributed, logger
+
+    config = load_config(args.config, args.opts, builder.flag_values(args))
+    builder.check(config)
+    options, infer_options = builder.build_train_options(config), builder.build_infer_options(config)
+    save_dir = args.save_dir or "output"
+    if distributed.rank() == 0:
+        training.prepare_save_dir(save_dir, args.resume_model, args.overwrite)
+        logger.setup_logging(0, f"{save_dir}/train.log")
+        logger.info("configuration:\n" + builder.write_config(config, save_dir))
+    else:
+        logger.setup_logging(distributed.rank())
+    device.start_process(options.device, options.threads)
+
+    train_dataset = builder.build_dataset(config, "train_dataset")
+    val_dataset = builder.build_dataset(config, "val_dataset") if options.do_eval else None
+    model = builder.build_model(config)
+    training.train(model, builder.build_criteria(config), builder.build_optimizer(config, model),
+                   builder.build_schedule(config), train_dataset, options, save_dir, val_dataset, infer_options,
+                   args.resume_model)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, parse_args()))

@@ -1,0 +1,49 @@
+"""Evaluate a trained model on val_dataset of its recipe.
+
+    python val.py --config configs/encnet/encnet_cityscapes.yml --model_path output/best_model/model.pdparams
+    … --aug_eval --scales 0.75 1.0 1.25 --flip_horizontal
+    … --is_slide --crop_size 1024 512 --stride 768 384
+"""
+
+import argparse
+import sys
+
+from paddleseg.utils.cli import add_common_flags, add_inference_flags, add_refused_flag, run_main
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_flags(parser)
+    parser.add_argument("--model_path", required=True, metavar="FILE", help="the weights, a model.pdparams")
+    add_inference_flags(parser, "--aug_eval")
+    parser.add_argument("--data_format", choices=["NCHW"], help="NCHW is the one layout so far")
+    add_refused_flag(parser, "--auc_roc", "it would hold every probability of the data set in memory; "
+                                          "read IoU, precision and recall of each class in the table")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> int:
+    from paddleseg.core.val import evaluate, log_scores
+    from paddleseg.cvlibs import builder
+    from paddleseg.cvlibs.config import load_config
+    from paddleseg.utils import device, distributed, logger
+    from paddleseg.utils.weights import load_into, read_weights
+
+    config = load_config(args.config, args.opts, builder.flag_values(args))
+    builder.drop_pretrained(config, "--model_path")
+    builder.check(config, needed=builder.INFERENCE)
+    options = builder.build_train_options(config)
+    logger.setup_logging(distributed.rank())
+    device.start_process(options.device, options.threads)
+
+    weights = read_weights(args.model_path)
+    dataset = builder.build_dataset(config, "val_dataset")
+    model = builder.build_model(config)
+    load_into(model, weights, args.model_path)
+    scores = evaluate(model, dataset, builder.build_infer_options(config), options.num_workers)
+    log_scores(scores, dataset.class_names, len(dataset))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, parse_args()))
