@@ -1,0 +1,161 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_data import image_path, label_path, make_cityscapes, make_lists, write_image, write_label
+
+from tools.check_data import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_cityscapes(tmp_path / "cityscapes")
+
+
+def rows(text):
+    """class -> the cells of its rows, one for each split that has it"""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("| "):
+            name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+            found.setdefault(name, []).append(cells)
+    return found
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_good_data(root, num_workers, capsys):
+    assert main([str(root), "--num_workers", num_workers]) == 0
+    said = capsys.readouterr()
+    # 32 columns in stripes of 11, 11 and 10: classes i and i + 1 of label i, then the ignored.
+    table = rows(said.out)
+    assert table["road"] == [["176", "8.594%", "1"], ["176", "17.188%", "1"]]
+    assert table["sidewalk"][0] == [str(2 * 176), "17.188%", "2"]
+    assert table["(ignored, 255)"][0] == [str(4 * 160), "31.250%", "4"]
+    assert "train: 4 samples, 0 faults; images (height x width): 4 of 16x32\n" in said.out
+    assert "test: 1 samples, 0 faults" in said.out
+    assert said.err.splitlines()[0] == (
+        "warning: train: never occurs: pole, traffic light, traffic sign, vegetation, terrain, sky, person, "
+        "rider, car, truck, bus, train, motorcycle, bicycle")
+
+
+def test_one_line_for_each_fault(root, capsys):
+    image = image_path(root, "train", "aachen", "000000_000019")
+    image.write_bytes(image.read_bytes()[:100])
+    write_label(label_path(root, "train", "zurich", "000001_000019"), (0, 204))
+    write_label(label_path(root, "train", "aachen", "000002_000019"), (0,), (16, 31))
+    label_path(root, "train", "zurich", "000003_000019").unlink()
+    image_path(root, "test", "berlin", "000000_000019").write_bytes(b"")
+    assert main([str(root), "--num_workers", "2"]) == 1
+    said = capsys.readouterr()
+    faults = [line for line in said.err.splitlines() if not line.startswith("warning")]
+    assert len(faults) == 6
+    assert "zurich_000003_000019_leftImg8bit.png has no label" in faults[0]
+    assert f"{image} is truncated" in faults[1]
+    assert "aachen_000002_000019_leftImg8bit.png is 16x32" in faults[2] and "is 16x31" in faults[2]
+    assert faults[3].endswith("holds {204}; legal are 0..18 and 255 (ignored)")
+    assert "berlin_000000_000019_leftImg8bit.png is empty" in faults[4]
+    assert faults[5] == f"DataError: {root}: 5 faults, see above"
+    assert "train: 4 samples, 4 faults; images (height x width): none\n" in said.out
+
+
+def test_list_lines_are_checked_and_named(root, capsys):
+    write_label(label_path(root, "val", "lindau", "000001_000019"), (77,))
+    pair = ",".join(str(make(root, "val", "lindau", "000001_000019").relative_to(root))
+                    for make in (image_path, label_path))
+    (root / "val.txt").write_text(f"{pair}\nnonsense\n")
+    (root / "test.txt").write_text("")
+    assert main([str(root)]) == 1
+    said = capsys.readouterr().err
+    assert f"{root / 'val.txt'}:2 is not `image,label`" in said
+    assert f"holds {{77}}; legal are 0..18 and 255 (ignored) ({root / 'val.txt'}:1)\n" in said
+    assert f"{root / 'test.txt'} is empty" in said
+
+
+def test_absent_splits_are_no_fault(tmp_path, capsys):
+    root = make_cityscapes(tmp_path, val=0, test=0)
+    for mode in ("val", "test"):
+        (root / f"{mode}.txt").write_text("")
+    assert main([str(root)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said if "samples" in line] == ["train"]
+
+
+def test_label_ids_are_counted_as_train_ids(root, capsys):
+    label_path(root, "val", "lindau", "000000_000019").unlink()
+    write_label(label_path(root, "val", "lindau", "000000_000019", "labelIds"), (26,))
+    assert main([str(root)]) == 0
+    assert rows(capsys.readouterr().out)["car"][1] == ["512", "50.000%", "1"]
+
+
+def test_images_in_two_splits(root, capsys):
+    pair = ",".join(str(make(root, "train", "aachen", "000000_000019").relative_to(root))
+                    for make in (image_path, label_path))
+    (root / "val.txt").write_text(pair)
+    assert main([str(root)]) == 0
+    assert "warning: 1 images are in both train and val, such as " in capsys.readouterr().err
+
+
+def custom(root, *flags):
+    return main([str(root), "--type", "custom", "--train_path", str(root / "train.txt"), *flags])
+
+
+def test_custom(tmp_path, capsys):
+    root = make_lists(tmp_path)
+    write_image(root / "images/3.png", size=(8, 8))
+    write_label(root / "annotations/3.png", (1, 2), size=(8, 8))
+    assert custom(root, "--num_classes", "3", "--class_names", "sky", "sea", "sand") == 0
+    said = capsys.readouterr()
+    assert rows(said.out)["sea"] == [["544", "34.000%", "2"]]
+    assert "images (height x width): 3 of 16x32, 1 of 8x8\n" in said.out and said.err == ""
+    assert custom(root, "--num_classes", "2") == 1
+    said = capsys.readouterr().err
+    assert f"2.png holds {{2}}; legal are 0..1 and 255 (ignored) ({root / 'train.txt'}:3)" in said
+    assert custom(root, "--num_classes", "4", "--ignore_index", "2") == 0
+    said = capsys.readouterr()
+    assert "2" not in rows(said.out) and "(ignored, 2)" in rows(said.out)
+    assert said.err == "warning: train: never occurs: 3\n"
+
+
+def test_masks_of_0_and_255(tmp_path, capsys):
+    root = make_lists(tmp_path)
+    for index in range(4):
+        write_label(root / f"annotations/{index}.png", (0, 255))
+    assert custom(root, "--num_classes", "2") == 0
+    said = capsys.readouterr().err
+    assert "warning: train: the labels hold 0 and 255 alone" in said and "save their foreground as 1" in said
+
+
+@pytest.mark.parametrize("flags, expected", [
+    (["--type", "custom", "--train_path", "x"], "--num_classes is missing"),
+    (["--type", "custom", "--num_classes", "2"], "--type custom needs a list file: --train_path"),
+    (["--type", "custom", "--num_classes", "2", "--train_path", "x"], "train_path: x is not a file"),
+    (["--type", "custom", "--num_classes", "2", "--class_names", "a"], "--class_names: 1 names for --num_cl"),
+    (["--num_classes", "2", "--val_path", "x"], "--val_path, --num_classes: only for --type custom"),
+    (["--num_workers", "-1"], "--num_workers -1 is below 0"),
+])
+def test_wrong_flags(root, flags, expected, capsys):
+    assert main([str(root), *flags]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"ConfigError: {expected}") and len(said.splitlines()) == 1
+
+
+def test_missing_root_and_folders(tmp_path, capsys):
+    assert main([str(tmp_path / "absent")]) == 1
+    assert main([str(tmp_path)]) == 1
+    (tmp_path / "leftImg8bit").mkdir()
+    assert main([str(tmp_path)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3
+    assert "is not a folder; unpack" in said[0] and "has no folder leftImg8bit" in said[1]
+    assert "has none of the folders train, val, test" in said[2]
+
+
+def test_runs_as_a_script_from_anywhere(root):
+    command = [sys.executable, str(ROOT / "tools/check_data.py"), str(root)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and "val: 2 samples, 0 faults" in done.stdout
+    image_path(root, "val", "lindau", "000000_000019").unlink()
+    assert subprocess.run([*command, "--type", "custom"], cwd=root, capture_output=True).returncode == 2

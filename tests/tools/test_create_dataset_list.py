@@ -1,0 +1,176 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_data import image_path, label_path, make_cityscapes, write_image, write_label
+
+from paddleseg.datasets import Cityscapes, Dataset
+from tools.create_dataset_list import main
+
+ROOT = Path(__file__).resolve().parents[2]
+CITYSCAPES = ["--type", "cityscapes", "--separator", ","]
+
+
+def names(root):
+    """The files of the root itself: the lists, and anything left behind."""
+    return sorted(path.name for path in root.iterdir() if path.is_file())
+
+
+def test_cityscapes_lists_are_what_the_folders_hold(tmp_path, capsys):
+    root = make_cityscapes(tmp_path)
+    expected = {mode: Cityscapes([], str(root), mode).file_list for mode in ("train", "val", "test")}
+    assert main([f"{root}/", *CITYSCAPES]) == 0
+    assert names(root) == ["test.txt", "train.txt", "val.txt"]
+    for mode, pairs in expected.items():
+        listed = [line.split(",") for line in (root / f"{mode}.txt").read_text().splitlines()]
+        assert [[str(root / path) for path in pair] for pair in listed] == pairs
+        assert Cityscapes([], str(root), mode).file_list == pairs
+    said = capsys.readouterr().out
+    assert "train.txt: 4 images, 4 labels\n" in said
+    assert "test.txt: 1 images, 0 labels (images alone, for mode test)" in said
+
+
+def test_runs_as_a_script_from_anywhere(tmp_path):
+    root = make_cityscapes(tmp_path / "city scapes")
+    command = [sys.executable, str(ROOT / "tools/create_dataset_list.py"), str(root), *CITYSCAPES]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    assert len((root / "train.txt").read_text().splitlines()) == 4
+    refused = subprocess.run([*command, "--folder", "a", "b"], cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr == "ConfigError: --folder: only for --type custom; Cityscapes has its own names\n"
+
+
+def test_label_ids_stand_in(tmp_path, capsys):
+    root = make_cityscapes(tmp_path, test=0)
+    label_path(root, "val", "lindau", "000000_000019").unlink()
+    write_label(label_path(root, "val", "lindau", "000000_000019", "labelIds"))
+    assert main([str(root), *CITYSCAPES]) == 0
+    said = capsys.readouterr().out
+    assert "val.txt: 2 images, 2 labels (1 of the labels are label ids, mapped to train ids" in said
+    assert "test.txt: 0 images, 0 labels (no images there, the list is empty)" in said
+    assert (root / "val.txt").read_text().splitlines()[0].endswith("_gtFine_labelIds.png")
+
+
+def test_unpaired_files_are_named_and_nothing_is_written(tmp_path, capsys):
+    root = make_cityscapes(tmp_path)
+    label_path(root, "train", "aachen", "000000_000019").unlink()
+    image_path(root, "val", "lindau", "000001_000019").unlink()
+    assert main([str(root), *CITYSCAPES]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == [
+        "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png has no label "
+        "gtFine/train/aachen/aachen_000000_000019_gtFine_labelTrainIds.png",
+        "gtFine/val/lindau/lindau_000001_000019_gtFine_labelTrainIds.png has no image"]
+    assert said[2].startswith("DataError: 2 files are unpaired") and len(said) == 3
+    assert f"python tools/convert_cityscapes.py --cityscapes_path {root}" in said[2]
+    assert names(root) == []
+
+
+def test_old_lists_stay_where_new_ones_fail(tmp_path):
+    root = make_cityscapes(tmp_path)
+    (root / "val.txt").write_text("old")
+    label_path(root, "train", "aachen", "000000_000019").unlink()
+    assert main([str(root), *CITYSCAPES]) == 1
+    assert names(root) == ["val.txt"] and (root / "val.txt").read_text() == "old"
+
+
+def test_unwritable_list(tmp_path, capsys):
+    root = make_cityscapes(tmp_path)
+    (root / "train.txt").mkdir()
+    assert main([str(root), *CITYSCAPES]) == 1
+    assert "RunError: " in capsys.readouterr().err and names(root) == []
+
+
+@pytest.fixture
+def custom(tmp_path):
+    """Two depths of folders, names that differ by postfix."""
+    for split, name in (("train", "b/c/one"), ("train", "two"), ("val", "three")):
+        write_image(tmp_path / "photos" / split / f"{name}_rgb.png")
+        write_label(tmp_path / "masks" / split / f"{name}_id.png")
+    return tmp_path
+
+
+CUSTOM = ["--folder", "photos", "masks", "--format", "png", "png", "--postfix", "_rgb", "_id"]
+
+
+def test_custom_pairs_by_relative_name(custom):
+    write_image(custom / "photos" / "extra" / "four_rgb.png")
+    assert main([str(custom), *CUSTOM, "--second_folder", "train", "extra"]) == 0
+    assert names(custom) == ["extra.txt", "train.txt"]
+    assert (custom / "train.txt").read_text() == ("photos/train/b/c/one_rgb.png masks/train/b/c/one_id.png\n"
+                                                  "photos/train/two_rgb.png masks/train/two_id.png\n")
+    assert (custom / "extra.txt").read_text() == "photos/extra/four_rgb.png\n"
+    assert len(Dataset([], str(custom), 2, train_path=str(custom / "train.txt"))) == 2
+
+
+def test_custom_defaults_and_one_folder_for_both(tmp_path):
+    write_image(tmp_path / "images/train/a.jpg")
+    write_label(tmp_path / "annotations/train/a.png")
+    assert main([str(tmp_path)]) == 0
+    assert (tmp_path / "train.txt").read_text() == "images/train/a.jpg annotations/train/a.png\n"
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "both/train" / name)
+        write_label(tmp_path / "both/train" / name.replace(".", "_mask."))
+    both = ["--folder", "both", "both", "--format", "png", "png"]
+    assert main([str(tmp_path), *both, "--postfix", "", "_mask", "--separator", ","]) == 0
+    assert (tmp_path / "train.txt").read_text() == ("both/train/a.png,both/train/a_mask.png\n"
+                                                    "both/train/b.png,both/train/b_mask.png\n")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_custom_split_that_needs_labels(custom, capsys, split):
+    for path in (custom / "masks" / split).rglob("*.png"):
+        path.unlink()
+    assert main([str(custom), *CUSTOM]) == 1
+    assert f"_rgb.png has no label masks/{split}/" in capsys.readouterr().err and names(custom) == []
+
+
+def test_custom_label_without_image(custom, capsys):
+    write_label(custom / "masks/train/five_id.png")
+    assert main([str(custom), *CUSTOM]) == 1
+    said = capsys.readouterr().err
+    assert "masks/train/five_id.png has no image photos/train/five_rgb.png\n" in said
+    assert "convert_cityscapes" not in said
+
+
+@pytest.mark.parametrize("flags, code, expected", [
+    (["--separator", ""], 2, "ConfigError: --separator: give what stands between"),
+    (["--separator", "_"], 2, "ConfigError: --separator: photos/train/b/c/one_rgb.png holds '_' itself"),
+    (["--folder", "pictures", "masks"], 1, "pictures is not a folder; name it by --folder"),
+    (["--folder", "photos", "photos", "--postfix", "", ""], 2, "ConfigError: images and labels have the same"),
+    (["--format", "jpg", "jpg"], 1, "holds no image of train, val, test"),
+])
+def test_wrong_flags(custom, capsys, flags, code, expected):
+    assert main([str(custom), *CUSTOM, *flags]) == code
+    said = capsys.readouterr().err
+    assert expected in said and len(said.splitlines()) == 1
+    assert names(custom) == []
+
+
+@pytest.mark.parametrize("gone, expected", [
+    ("", "is not a folder; unpack leftImg8bit_trainvaltest.zip"),
+    ("leftImg8bit", "has no folder leftImg8bit"),
+    ("gtFine", "has no folder gtFine"),
+])
+def test_missing_folders(tmp_path, capsys, gone, expected):
+    root = make_cityscapes(tmp_path / "cityscapes")
+    (root / gone).rename(tmp_path / "elsewhere")
+    assert main([str(root), *CITYSCAPES]) == 1
+    assert expected in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(tmp_path, capsys):
+    assert main([str(tmp_path / "absent"), *CITYSCAPES, "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_blanks_in_names_need_another_separator(custom, capsys):
+    (custom / "photos").rename(custom / "my photos")
+    flags = [str(custom), *CUSTOM, "--folder", "my photos", "masks"]
+    assert main(flags) == 2
+    assert "my photos/train/b/c/one_rgb.png holds ' ' itself" in capsys.readouterr().err
+    assert main([*flags, "--separator", ","]) == 0
+    dataset = Dataset([], str(custom), 2, train_path=str(custom / "train.txt"), separator=",")
+    assert dataset.file_list[1] == [str(custom / "my photos/train/two_rgb.png"),
+                                    str(custom / "masks/train/two_id.png")]

@@ -1,0 +1,182 @@
+"""Write train.txt, val.txt and test.txt: an image and its label a line, paired by name.
+
+    python tools/create_dataset_list.py data/cityscapes/ --type cityscapes --separator ","
+    python tools/create_dataset_list.py data/mine --folder images labels --format jpg png
+
+Nothing is written unless every image has its label; a split other than train and val
+may have none, and is then listed as images alone.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from paddleseg.cvlibs.errors import ConfigError, DataError, RunError
+from paddleseg.datasets.cityscapes import (
+    IMAGE_FOLDER,
+    LABEL_FOLDER,
+    LABEL_IDS_ENDING,
+    TRAIN_IDS_ENDING,
+    check_folders,
+    cityscapes_images,
+    cityscapes_label,
+)
+from paddleseg.utils.cli import add_debug_flag, run_main
+
+CUSTOM_ONLY = {"folder": ["images", "annotations"], "format": ["jpg", "png"], "postfix": ["", ""]}
+
+
+class Split(NamedTuple):
+    """What was found of a split; paths relative to the root."""
+
+    pairs: List[List[str]]
+    faults: List[str]
+
+
+def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset_root", help="the folder that the paths in the lists start from")
+    parser.add_argument("--type", choices=["cityscapes", "custom"], default="custom")
+    parser.add_argument("--separator", default=" ", help="what divides image and label (default: a blank)")
+    parser.add_argument("--folder", nargs=2, metavar=("IMAGES", "LABELS"),
+                        help="folders of images and labels (default: images annotations); custom only")
+    parser.add_argument("--second_folder", nargs="+", default=["train", "val", "test"], metavar="SPLIT",
+                        help="the splits: folders inside these, each makes a list (default: train val test)")
+    parser.add_argument("--format", nargs=2, metavar=("IMAGES", "LABELS"),
+                        help="endings of images and labels (default: jpg png); custom only")
+    parser.add_argument("--postfix", nargs=2, metavar=("IMAGES", "LABELS"),
+                        help="what follows the common part of the names (default: nothing); custom only")
+    add_debug_flag(parser)
+    return parser.parse_args(argv)
+
+
+def find_cityscapes(root: str, split: str) -> Split:
+    """Images of the test cities stand alone: their labels are withheld."""
+    images = cityscapes_images(root, split)
+    if split == "test":
+        return Split([[image] for image in images], [])
+    labels = [cityscapes_label(root, image) for image in images]
+    faults = [f"{image} has no label {label}" for image, (label, exists) in zip(images, labels) if not exists]
+    known = {label.replace(LABEL_IDS_ENDING, TRAIN_IDS_ENDING) for label, _ in labels}
+    for ending in (TRAIN_IDS_ENDING, LABEL_IDS_ENDING):
+        present = sorted(Path(root, LABEL_FOLDER, split).glob("*/*" + ending))
+        present = [path.relative_to(root).as_posix() for path in present]
+        faults += [f"{label} has no image" for label in present
+                   if label.replace(LABEL_IDS_ENDING, TRAIN_IDS_ENDING) not in known]
+    return Split([[image, label] for image, (label, _) in zip(images, labels)], faults)
+
+
+def find_custom(root: str, split: str, folder: Sequence[str], ending: Sequence[str]) -> Split:
+    """Pair the files whose path inside image folder and label folder is the same but for the ending."""
+    found = []
+    for place, tail, other in zip(folder, ending, reversed(ending)):
+        start = Path(root, place, split)
+        paths = sorted(path for path in start.rglob("*" + tail) if path.is_file())
+        if folder[0] == folder[1] and len(other) > len(tail):
+            paths = [path for path in paths if not path.name.endswith(other)]
+        found.append({path.relative_to(start).as_posix()[:-len(tail)]: path.relative_to(root).as_posix()
+                      for path in paths})
+    images, labels = found
+    if not labels and split not in ("train", "val"):
+        return Split([[image] for image in images.values()], [])
+    faults = [f"{images[name]} has no label {Path(folder[1], split, name).as_posix()}{ending[1]}"
+              for name in images if name not in labels]
+    faults += [f"{labels[name]} has no image {Path(folder[0], split, name).as_posix()}{ending[0]}"
+               for name in labels if name not in images]
+    return Split([[images[name], labels.get(name, "")] for name in images], faults)
+
+
+def find_splits(args: argparse.Namespace) -> Dict[str, Split]:
+    """All splits, by name.
+
+    Raises:
+        ConfigError: flags that contradict each other.
+        DataError: a folder is missing.
+    """
+    if args.type == "cityscapes":
+        given = [f"--{name}" for name in CUSTOM_ONLY if getattr(args, name) is not None]
+        if given:
+            raise ConfigError(f"{', '.join(given)}: only for --type custom; Cityscapes has its own names")
+        check_folders(args.dataset_root, [IMAGE_FOLDER, LABEL_FOLDER])
+        return {split: find_cityscapes(args.dataset_root, split) for split in args.second_folder}
+    folder, suffix, postfix = (getattr(args, name) or default for name, default in CUSTOM_ONLY.items())
+    ending = [f"{post}.{kind.lstrip('.')}" for post, kind in zip(postfix, suffix)]
+    if folder[0] == folder[1] and ending[0] == ending[1]:
+        raise ConfigError("images and labels have the same folder and ending; tell them apart by --postfix")
+    if not os.path.isdir(os.path.join(args.dataset_root, folder[0])):
+        raise DataError(f"{os.path.join(args.dataset_root, folder[0])} is not a folder; name it by --folder")
+    return {split: find_custom(args.dataset_root, split, folder, ending) for split in args.second_folder}
+
+
+def check(splits: Dict[str, Split], separator: str, root: str) -> None:
+    """Refuse lists that would be incomplete, empty or unreadable; prints one line per unpaired file."""
+    if not separator or separator in "\r\n":
+        raise ConfigError('--separator: give what stands between image and label, such as "," or " "')
+    faults = [fault for split in splits.values() for fault in split.faults]
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    if faults:
+        hint = ""
+        if any(fault.endswith(TRAIN_IDS_ENDING) for fault in faults):
+            hint = f"; make missing labels by `python tools/convert_cityscapes.py --cityscapes_path {root}`"
+        raise DataError(f"{len(faults)} files are unpaired, see above; no list was written{hint}")
+    if not any(split.pairs for split in splits.values()):
+        raise DataError(f"{root} holds no image of {', '.join(splits)} with the names that --help describes; "
+                        "no list was written")
+    for split in splits.values():
+        for path in (path for pair in split.pairs for path in pair):
+            if separator in path:
+                raise ConfigError(f"--separator: {path} holds {separator!r} itself; choose another separator")
+
+
+def write_lists(splits: Dict[str, Split], separator: str, root: str) -> None:
+    """Write all lists, each complete or not at all."""
+    parts = []
+    try:
+        for name, split in splits.items():
+            part = Path(root, f".{name}.txt.{os.getpid()}")
+            parts.append(part)
+            part.write_text("".join(separator.join(pair) + "\n" for pair in split.pairs), encoding="utf-8")
+        for name, part in zip(splits, parts):
+            os.replace(part, Path(root, f"{name}.txt"))
+    except OSError as error:
+        raise RunError(f"{root}: the lists can't be written: {error.strerror or error}") from error
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def report(splits: Dict[str, Split], root: str) -> None:
+    for name, split in splits.items():
+        labels = [pair[1] for pair in split.pairs if len(pair) == 2]
+        notes = []
+        if not split.pairs:
+            notes.append("no images there, the list is empty")
+        elif not labels:
+            notes.append("images alone, for mode test")
+        mapped = sum(label.endswith(LABEL_IDS_ENDING) for label in labels)
+        if mapped:
+            notes.append(f"{mapped} of the labels are label ids, mapped to train ids when read")
+        note = f" ({'; '.join(notes)})" if notes else ""
+        print(f"{os.path.join(root, name)}.txt: {len(split.pairs)} images, {len(labels)} labels{note}")
+
+
+def create(args: argparse.Namespace) -> int:
+    splits = find_splits(args)
+    check(splits, args.separator, args.dataset_root)
+    write_lists(splits, args.separator, args.dataset_root)
+    report(splits, args.dataset_root)
+    return 0
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    return run_main(create, parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
