@@ -4,44 +4,37 @@
     save_dir/best_model/ model.pdparams  score.json
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
-from typing import Dict, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 import numpy as np
 import paddle
 import paddle.nn as nn
 
 from paddleseg.cvlibs.errors import RunError, WeightsError
-from paddleseg.utils.weights import load_into, read_weights, write_weights
+from paddleseg.utils.weights import atomic_path, load_into, read_weights, write_weights
 
 WEIGHTS, OPTIMIZER, STATE, SCORE = "model.pdparams", "model.pdopt", "train_state.json", "score.json"
 
 
 def save_checkpoint(save_dir: str, iteration: int, model: nn.Layer, optimizer, state: Dict) -> str:
     """Write `iter_N` under a temporary name, then rename it; returns its path."""
-    final = os.path.join(save_dir, f"iter_{iteration}")
-    temporary = final + ".tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    os.makedirs(temporary)
-    write_weights(os.path.join(temporary, WEIGHTS), to_numpy(model.state_dict()))
-    write_weights(os.path.join(temporary, OPTIMIZER), optimizer_state(model, optimizer))
-    _write_json(os.path.join(temporary, STATE), {"iter": iteration, "paddle": paddle.__version__, **state})
-    _replace(temporary, final)
-    return final
+    with _whole_directory(os.path.join(save_dir, f"iter_{iteration}")) as temporary:
+        write_weights(os.path.join(temporary, WEIGHTS), to_numpy(model.state_dict()))
+        write_weights(os.path.join(temporary, OPTIMIZER), optimizer_state(model, optimizer))
+        _write_json(os.path.join(temporary, STATE), {"iter": iteration, "paddle": paddle.__version__, **state})
+    return os.path.join(save_dir, f"iter_{iteration}")
 
 
 def save_best(save_dir: str, model: nn.Layer, score: Dict) -> None:
     """Replace `best_model` by the model as it is, with its score."""
-    final = os.path.join(save_dir, "best_model")
-    temporary = final + ".tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    os.makedirs(temporary)
-    write_weights(os.path.join(temporary, WEIGHTS), to_numpy(model.state_dict()))
-    _write_json(os.path.join(temporary, SCORE), score)
-    _replace(temporary, final)
+    with _whole_directory(os.path.join(save_dir, "best_model")) as temporary:
+        write_weights(os.path.join(temporary, WEIGHTS), to_numpy(model.state_dict()))
+        _write_json(os.path.join(temporary, SCORE), score)
 
 
 def best_score(save_dir: str) -> Optional[Dict]:
@@ -129,11 +122,8 @@ def restore_optimizer(model: nn.Layer, optimizer, path: str) -> None:
 
 
 def _write_json(path: str, content: Dict) -> None:
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".tmp", path)
 
 
 def _read_json(path: str) -> Dict:
@@ -144,9 +134,14 @@ def _read_json(path: str) -> Dict:
         raise RunError(f"{path}: can't be read ({error})") from error
 
 
-def _replace(temporary: str, final: str) -> None:
-    old = final + ".old"
-    shutil.rmtree(old, ignore_errors=True)
+@contextlib.contextmanager
+def _whole_directory(final: str) -> Iterator[str]:
+    """A temporary directory to fill; it becomes `final`, in place of an older one, when the block ends well."""
+    temporary, old = final + ".tmp", final + ".old"
+    for path in (temporary, old):
+        shutil.rmtree(path, ignore_errors=True)
+    os.makedirs(temporary)
+    yield temporary
     if os.path.exists(final):
         os.rename(final, old)
     os.rename(temporary, final)

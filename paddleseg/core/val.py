@@ -42,6 +42,7 @@ def evaluate(model: nn.Layer, dataset, options: Optional[InferOptions] = None, n
                         "results to the data set's own server")
     options = options or InferOptions()
     rank, world = distributed.rank(), distributed.world_size()
+    distributed.share_buffers(model)
     matrix = np.zeros([dataset.num_classes] * 2, np.int64)
     batches = eval_batches(dataset, num_workers=num_workers, rank=rank, world=world)
     bar = tqdm(batches, total=len(range(rank, len(dataset), world)), desc="evaluating", unit="image",

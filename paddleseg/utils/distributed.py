@@ -36,6 +36,16 @@ def barrier() -> None:
         paddle.distributed.barrier()
 
 
+def share_buffers(model) -> None:
+    """Give every process the buffers of rank 0, such as running statistics; parameters agree anyway."""
+    if world_size() > 1:
+        import paddle
+
+        for tensor in model.state_dict().values():
+            if tensor.stop_gradient:
+                paddle.distributed.broadcast(tensor, src=0)
+
+
 def sum_over_ranks(array: np.ndarray) -> np.ndarray:
     """The sum of every process's int64 or float array, on every process."""
     if world_size() == 1:
