@@ -1,0 +1,284 @@
+"""The commands as a person types them, on drawn scenes of 64x128."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = "configs/quick_start/encnet_resnet18_scenes.yml"
+MMSEG = "configs/encnet/encnet_r101_d8_512x1024_80k_cityscapes.yml"
+SMALL = ["model.backbone.base_channels=8", "model.mid_channels=16"]
+
+
+def python(*command, cwd=ROOT, code=0):
+    """Run a command; returns what it printed, standard error behind standard output."""
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=300)
+    printed = done.stdout + done.stderr
+    assert done.returncode == code, printed[-3000:]
+    return printed
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "scenes"
+    python("tools/make_scenes.py", root, "--train", 6, "--val", 3, "--test", 1, "--size", 64, 128, "--seed", 3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def on_scenes(scenes):
+    return ["--config", QUICK, "--opts", *SMALL, f"train_dataset.dataset_root={scenes}",
+            f"val_dataset.dataset_root={scenes}"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, on_scenes):
+    """A run of six iterations with two evaluations; its directory and what it printed."""
+    save_dir = tmp_path_factory.mktemp("run") / "out"
+    printed = python("train.py", *on_scenes, "lr_scheduler.warmup_iters=0", "--do_eval", "--use_vdl", "--iters", 6,
+                     "--batch_size", 2, "--save_interval", 3, "--log_iters", 1, "--num_workers", 0,
+                     "--save_dir", save_dir)
+    return save_dir, printed
+
+
+def weights(trained):
+    return trained[0] / "best_model" / "model.pdparams"
+
+
+def eval_line(printed):
+    return re.findall(r"\[EVAL\] #Images: 3 mIoU: [\d.]+ Acc: [\d.]+ Kappa: -?[\d.]+ Dice: [\d.]+", printed)
+
+
+def test_training_leaves_a_whole_run(trained):
+    save_dir, printed = trained
+    assert sorted(path.name for path in save_dir.iterdir() if not path.name.startswith("vdlrecords")) == [
+        "best_model", "config.yml", "iter_3", "iter_6", "log.jsonl", "train.log"]
+    assert list(save_dir.glob("vdlrecords*"))
+    assert sorted(path.name for path in (save_dir / "iter_6").iterdir()) == [
+        "model.pdopt", "model.pdparams", "score.json", "train_state.json"]
+    assert len(re.findall(r"\[TRAIN\] epoch: \d+, iter: \d/6, loss: ", printed)) == 6
+    assert printed.count("#Images: 3") == 2 and "Traceback" not in printed
+    assert (save_dir / "config.yml").read_text() in printed
+
+
+def test_val_prints_the_score_of_training(trained, on_scenes):
+    save_dir, printed = trained
+    best = json.loads((save_dir / "best_model" / "score.json").read_text())
+    again = python("val.py", *on_scenes, "--model_path", weights(trained))
+    assert eval_line(again)[0] == eval_line(printed)[best["iter"] // 3 - 1]
+    assert "traffic light" in again
+
+
+@pytest.mark.parametrize("flags", [["--aug_eval", "--scales", 0.5, 1.0, "--flip_horizontal"],
+                                   ["--is_slide", "--crop_size", 64, 48, "--stride", 48, 32],
+                                   ["--aug_eval", "--flip_horizontal", "--flip_vertical", "--is_slide", "--crop_size",
+                                    96, 64, "--stride", 64, 64, "--num_workers", 1]], ids=str)
+def test_val_with_windows_scales_and_flips(trained, on_scenes, flags):
+    assert eval_line(python("val.py", *on_scenes, "--model_path", weights(trained), *flags))
+
+
+def test_training_from_the_saved_config_gives_the_same_run(trained, tmp_path):
+    save_dir, _ = trained
+    python("train.py", "--config", save_dir / "config.yml", "--save_dir", tmp_path / "again")
+    for name in ("model.pdparams", "model.pdopt"):
+        assert (tmp_path / "again" / "iter_6" / name).read_bytes() == (save_dir / "iter_6" / name).read_bytes()
+    origins = {line.split("  # ")[-1] for line in (tmp_path / "again" / "config.yml").read_text().splitlines()
+               if "  # " in line}
+    assert origins == {str(save_dir / "config.yml")}
+
+
+def test_the_saved_config_names_every_origin(trained, scenes):
+    lines = (trained[0] / "config.yml").read_text().splitlines()
+    origin = {line.split(":")[0].strip(): line.split("  # ")[-1] for line in lines}
+    assert (origin["iters"], origin["momentum"], origin["mid_channels"], origin["accum_iters"], origin["do_eval"]) == (
+        "--iters", QUICK, "--opts", "default", "--do_eval")
+
+
+def test_resume_goes_on_and_ends_where_the_whole_run_ends(trained, on_scenes, tmp_path):
+    common = ["train.py", *on_scenes, "lr_scheduler.warmup_iters=0", "lr_scheduler.decay_steps=6", "--batch_size", 2,
+              "--num_workers", 0, "--save_dir", tmp_path / "run"]
+    python(*common, "--iters", 3)
+    python(*common, "--iters", 6, "--resume_model", tmp_path / "run" / "iter_3")
+    assert (tmp_path / "run" / "iter_6" / "model.pdparams").read_bytes() == (
+        trained[0] / "iter_6" / "model.pdparams").read_bytes()
+
+
+def test_predict_paints_a_folder_and_the_score_of_cityscapes_own_evaluation_is_vals(trained, on_scenes, scenes, tmp_path):
+    python("predict.py", *on_scenes, "--model_path", weights(trained), "--image_path", scenes / "leftImg8bit" / "val",
+           "--save_dir", tmp_path / "result")
+    found = sorted(path.relative_to(tmp_path / "result").parts[0] for path in (tmp_path / "result").rglob("*.png"))
+    assert found == ["added_prediction"] * 3 + ["label"] * 3 + ["pseudo_color_prediction"] * 3
+    images = sorted((scenes / "leftImg8bit" / "val").rglob("*.png"))
+    assert all((tmp_path / "result" / "label" / path.relative_to(scenes / "leftImg8bit" / "val")).exists()
+               for path in images)
+    official = cityscapes_score(scenes, tmp_path / "result" / "label")
+    records = [json.loads(line) for line in (trained[0] / "log.jsonl").read_text().splitlines()]
+    ours = max(record["mIoU"] for record in records if record["mode"] == "eval")
+    assert abs(official - ours) < 1e-6
+
+
+def cityscapes_score(scenes, predictions):
+    """mIoU by cityscapesscripts' evaluation of predicted train ids."""
+    from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
+    from cityscapesscripts.helpers.labels import trainId2label
+
+    table = np.zeros(256, np.uint8)
+    for train_id in range(19):
+        table[train_id] = trainId2label[train_id].id
+    truths, results = [], []
+    for path in sorted(predictions.rglob("*.png")):
+        Image.fromarray(table[np.asarray(Image.open(path))]).save(path.with_suffix(".ids.png"))
+        results.append(str(path.with_suffix(".ids.png")))
+        name = path.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png")
+        truths.append(str(scenes / "gtFine" / "val" / path.parent.name / name))
+    official.args.quiet, official.args.JSONOutput, official.args.evalInstLevelScore = True, False, False
+    return official.evaluateImgLists(results, truths, official.args)["averageScoreClasses"]
+
+
+def test_predict_takes_one_image_and_custom_colors(trained, on_scenes, scenes, tmp_path):
+    image = next((scenes / "leftImg8bit" / "val").rglob("*.png"))
+    python("predict.py", *on_scenes, "--model_path", weights(trained), "--image_path", image, "--save_dir", tmp_path,
+           "--aug_pred", "--flip_horizontal", "--custom_color", *[7] * 57)
+    colors = Image.open(tmp_path / "pseudo_color_prediction" / image.name).convert("RGB")
+    assert np.unique(np.asarray(colors)).tolist() == [7]
+
+
+def test_the_launcher_runs_one_process(on_scenes, tmp_path):
+    printed = python("-m", "paddle.distributed.launch", "--log_dir", tmp_path / "log", "train.py", *on_scenes,
+                     "lr_scheduler.warmup_iters=0", "--do_eval", "--iters", 2, "--batch_size", 2, "--save_dir",
+                     tmp_path / "out")
+    assert "iter: 2/2" in printed and (tmp_path / "out" / "best_model" / "model.pdparams").exists()
+
+
+# ---- flags ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("script, required", [
+    ("train", []), ("val", ["--model_path", "w"]), ("predict", ["--model_path", "w", "--image_path", "i"])])
+def test_a_flag_that_is_not_given_changes_nothing(script, required):
+    from paddleseg.cvlibs import builder
+    from paddleseg.cvlibs.config import load_config
+
+    args = parser(script)(["--config", QUICK, *required])
+    assert not [flag for flag, _, value in builder.flag_values(args) if value is not None]
+    given = {"config", "opts", "debug", "overwrite", "model_path", "image_path"}
+    assert not {name: value for name, value in vars(args).items() if name not in given and value is not None}
+    path = str(ROOT / QUICK)
+    assert load_config(path, args.opts, builder.flag_values(args)).dump() == load_config(path).dump()
+
+
+@pytest.mark.parametrize("flag, value, key, expected", [
+    ("--iters", "7", "iters", 7), ("--batch_size", "3", "batch_size", 3), ("--accum_iters", "2", "accum_iters", 2),
+    ("--learning_rate", "0.5", "lr_scheduler.learning_rate", 0.5), ("--save_interval", "9", "save_interval", 9),
+    ("--keep_checkpoint_max", "1", "keep_checkpoint_max", 1), ("--log_iters", "5", "log_iters", 5),
+    ("--seed", "0", "seed", 0), ("--repeats", "4", "repeats", 4), ("--num_workers", "0", "num_workers", 0),
+    ("--threads", "1", "threads", 1), ("--device", "cpu", "device", "cpu"), ("--do_eval", None, "do_eval", True),
+    ("--use_vdl", None, "use_vdl", True)])
+def test_each_flag_sets_its_key_and_no_other(flag, value, key, expected):
+    from paddleseg.cvlibs import builder
+    from paddleseg.cvlibs.config import load_config
+
+    args = parser("train")(["--config", QUICK, flag, *([value] if value else [])])
+    path = str(ROOT / QUICK)
+    config, before = load_config(path, (), builder.flag_values(args)), load_config(path)
+    assert config.node(key).value == expected and config.origin(key) == flag
+    before.set(key, expected, flag)
+    assert {name: config[name] for name in config.tree} == {name: before[name] for name in before.tree}
+
+
+@pytest.mark.parametrize("script, flags", [
+    ("train", "config device save_dir num_workers do_eval use_vdl use_ema resume_model iters batch_size learning_rate "
+              "save_interval log_iters keep_checkpoint_max seed precision amp_level profiler_options data_format repeats "
+              "opts"),
+    ("val", "config model_path num_workers device aug_eval scales flip_horizontal flip_vertical is_slide crop_size "
+            "stride data_format auc_roc opts"),
+    ("predict", "config model_path image_path save_dir device aug_pred scales flip_horizontal flip_vertical is_slide "
+                "crop_size stride custom_color")])
+def test_every_flag_of_paddleseg_is_known(script, flags):
+    text = python(f"{script}.py", "--help")
+    assert not [flag for flag in flags.split() if not re.search(rf"^\s+--{flag}\b", text, re.MULTILINE)]
+
+
+def parser(script):
+    sys.path.insert(0, str(ROOT))
+    return __import__(script).parse_args
+
+
+# ---- bad input ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("extra, code, message", [
+    (["--opts", "model.num_code=3"], 2, r"^ConfigError: --opts: model.num_code is not an argument of EncNet; did you mean"),
+    (["--config", "configs/gone.yml"], 2, "^ConfigError: configs/gone.yml: No such file"),
+    (["--opts", "train_dataset.dataset_root=data/nowhere"], 1, "^DataError: data/nowhere is not a folder; .*make_scenes"),
+    (["--batch_size", 7], 1, "^DataError: the training set has 6 samples, fewer than the 7 of one batch"),
+    (["--resume_model", "output/nothing"], 1, "^RunError: output/nothing: can't resume, .* is missing"),
+    (["--device", "gpu"], 1, "^RunError: --device gpu"),
+    (["--iters", 0], 2, "^ConfigError: iters 0: must be at least 1"),
+    (["--use_ema"], 2, "--use_ema is not offered"),
+    (["--opts", "loss.types.0.type=SELoss", "batch_size=2"], 2, r"^ConfigError: .*SELoss .*\(N, C"),
+    (["--opts", "model.backbone.pretrained=gone.pdparams"], 1, "^WeightsError: gone.pdparams doesn't exist"),
+    (["--opts", "model.backbone.pretrained=https://127.0.0.1:9/x.pdparams"], 1,
+     "^WeightsError: https://127.0.0.1:9/x.pdparams can't be had: .* put the file at .*pretrained=None"),
+])
+def test_train_says_in_one_line_what_is_wrong(on_scenes, tmp_path, extra, code, message):
+    if extra[0] == "--opts":
+        command = [*on_scenes, *extra[1:]]
+    else:
+        command = [*on_scenes, "lr_scheduler.warmup_iters=0", *extra]
+    printed = python("train.py", *command, "--save_dir", tmp_path / "run", code=code)
+    assert re.search(message, printed, re.MULTILINE), printed[-500:]
+    assert "Traceback" not in printed
+    assert not list((tmp_path / "run").glob("iter_*"))
+
+
+def test_a_directory_with_a_run_is_refused(trained, on_scenes):
+    before = sorted(path.name for path in trained[0].rglob("*"))
+    printed = python("train.py", *on_scenes, "--save_dir", trained[0], code=1)
+    assert "holds another run" in printed and "--overwrite" in printed
+    assert sorted(path.name for path in trained[0].rglob("*")) == before
+
+
+@pytest.mark.parametrize("script", ["val.py", "predict.py"])
+def test_weights_that_leave_a_parameter_unset_are_refused(trained, on_scenes, scenes, tmp_path, script):
+    from paddleseg.utils.weights import read_weights, write_weights
+    partial = read_weights(str(weights(trained)))
+    del partial["head.weight"], partial["backbone.conv1_1._batch_norm._mean"]
+    write_weights(str(tmp_path / "partial.pdparams"), partial)
+    image = ["--image_path", scenes / "leftImg8bit" / "val"] if script == "predict.py" else []
+    printed = python(script, *on_scenes, "--model_path", tmp_path / "partial.pdparams", *image, code=1)
+    assert re.search(r"WeightsError: .*missing: backbone.conv1_1._batch_norm._mean, head.weight", printed)
+    assert "Traceback" not in printed
+
+
+def test_a_bad_label_and_a_truncated_image_are_named(scenes, on_scenes, tmp_path):
+    import shutil
+    broken = tmp_path / "broken"
+    shutil.copytree(scenes, broken)
+    roots = [f"train_dataset.dataset_root={broken}", f"val_dataset.dataset_root={broken}"]
+    command = ["train.py", *on_scenes, *roots, "lr_scheduler.warmup_iters=0", "--iters", 3, "--batch_size", 2]
+    labels = sorted((broken / "gtFine" / "train").rglob("*_labelTrainIds.png"))
+    values = np.array(Image.open(labels[0]))
+    values[0, 0] = 204
+    Image.fromarray(values).save(labels[0])
+    for workers in (0, 2):
+        printed = python(*command, "--num_workers", workers, "--save_dir", tmp_path / f"a{workers}", code=1)
+        assert re.search(rf"^LabelValueError: {labels[0]} holds \{{204\}}; legal are 0\.\.18 and 255", printed, re.MULTILINE)
+    values[0, 0] = 0
+    Image.fromarray(values).save(labels[0])
+    image = sorted((broken / "leftImg8bit" / "train").rglob("*.png"))[0]
+    image.write_bytes(image.read_bytes()[:-200])
+    printed = python(*command, "--save_dir", tmp_path / "b", code=1)
+    assert re.search(rf"^ImageReadError: .*{image.name}", printed, re.MULTILINE) and "Traceback" not in printed
+
+
+def test_pretrained_weights_that_cannot_be_had_name_url_path_and_the_way_out(scenes, tmp_path):
+    printed = python("train.py", "--config", MMSEG, "--opts", f"train_dataset.dataset_root={scenes}",
+                     "model.backbone.pretrained=https://127.0.0.1:9/resnet101_v1c-e67eebb6.pth",
+                     "--save_dir", tmp_path, code=1)
+    assert re.search(r"WeightsError: https://127.0.0.1:9/\S+ can't be had: .* put the file at \S+resnet101_v1c-e67eebb6.pth, "
+                     r"or start from scratch with --opts model.backbone.pretrained=None", printed)
