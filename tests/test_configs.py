@@ -111,3 +111,12 @@ def test_the_data_set_tells_model_and_losses_what_they_leave_out():
     builder.check(config)
     assert config["model"]["num_classes"] == 19 and config.origin("model.num_classes") == "train_dataset Cityscapes"
     assert all(loss["ignore_index"] == 255 for loss in config["loss"]["types"])
+
+
+def test_colors_are_the_data_sets_or_the_given_ones():
+    config = load(MMSEG)
+    assert builder.dataset_palette(config)[[0, 10, 18]].tolist() == [[128, 64, 128], [70, 130, 180], [119, 11, 32]]
+    assert builder.dataset_palette(config, list(range(57)))[18].tolist() == [54, 55, 56]
+    for colors in ([1, 2, 3], [256] * 57):
+        with pytest.raises(ConfigError, match="--custom_color takes 57 values 0..255"):
+            builder.dataset_palette(config, colors)

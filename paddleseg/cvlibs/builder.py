@@ -194,8 +194,8 @@ def dataset_palette(config: Config, custom_color: Optional[List[int]] = None) ->
             raise ConfigError(f"--custom_color takes {3 * num_classes} values 0..255, red green blue of each of the "
                               f"{num_classes} classes, not {len(custom_color)} values")
         return np.array(custom_color, np.uint8).reshape(-1, 3)
-    palette = getattr(manager.DATASETS[config["val_dataset"]["type"]], "PALETTE", None)
-    return color_map(num_classes) if palette is None else np.asarray(palette, np.uint8)
+    colors = getattr(manager.DATASETS[config["val_dataset"]["type"]], "colors", None)
+    return color_map(num_classes) if colors is None else colors()
 
 
 def flag_values(args) -> Iterator[Tuple[str, str, Any]]:

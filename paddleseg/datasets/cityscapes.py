@@ -188,11 +188,16 @@ class Cityscapes(BaseDataset):
         self.num_classes = self.NUM_CLASSES
         self.ignore_index = self.IGNORE_INDEX
         self.class_names = [label.name for label in train_labels()]
-        self.palette = np.array([label.color for label in train_labels()], dtype=np.uint8)
+        self.palette = self.colors()
         mapped = sum(pair[-1].endswith(LABEL_IDS_ENDING) for pair in self.file_list)
         if mapped:
             logging.getLogger("paddleseg").info(
                 "%s %s: %d labels are label ids, mapped to train ids when read", dataset_root, mode, mapped)
+
+    @staticmethod
+    def colors() -> np.ndarray:
+        """The official colors, RGB uint8 (19, 3); they need no files."""
+        return np.array([label.color for label in train_labels()], dtype=np.uint8)
 
     def read_label(self, path: str) -> np.ndarray:
         return read_train_ids(path)
