@@ -109,7 +109,7 @@ def test_resume_goes_on_and_ends_where_the_whole_run_ends(trained, on_scenes, tm
         trained[0] / "iter_6" / "model.pdparams").read_bytes()
 
 
-def test_predict_paints_a_folder_and_the_score_of_cityscapes_own_evaluation_is_vals(trained, on_scenes, scenes, tmp_path):
+def test_predictions_score_as_much_in_cityscapes_own_evaluation(trained, on_scenes, scenes, tmp_path):
     python("predict.py", *on_scenes, "--model_path", weights(trained), "--image_path", scenes / "leftImg8bit" / "val",
            "--save_dir", tmp_path / "result")
     found = sorted(path.relative_to(tmp_path / "result").parts[0] for path in (tmp_path / "result").rglob("*.png"))
@@ -193,8 +193,8 @@ def test_each_flag_sets_its_key_and_no_other(flag, value, key, expected):
 
 @pytest.mark.parametrize("script, flags", [
     ("train", "config device save_dir num_workers do_eval use_vdl use_ema resume_model iters batch_size learning_rate "
-              "save_interval log_iters keep_checkpoint_max seed precision amp_level profiler_options data_format repeats "
-              "opts"),
+              "save_interval log_iters keep_checkpoint_max seed precision amp_level profiler_options data_format "
+              "repeats opts"),
     ("val", "config model_path num_workers device aug_eval scales flip_horizontal flip_vertical is_slide crop_size "
             "stride data_format auc_roc opts"),
     ("predict", "config model_path image_path save_dir device aug_pred scales flip_horizontal flip_vertical is_slide "
@@ -212,9 +212,9 @@ def parser(script):
 # ---- bad input ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("extra, code, message", [
-    (["--opts", "model.num_code=3"], 2, r"^ConfigError: --opts: model.num_code is not an argument of EncNet; did you mean"),
+    (["--opts", "model.num_code=3"], 2, "^ConfigError: --opts: model.num_code is not an argument of EncNet; did you"),
     (["--config", "configs/gone.yml"], 2, "^ConfigError: configs/gone.yml: No such file"),
-    (["--opts", "train_dataset.dataset_root=data/nowhere"], 1, "^DataError: data/nowhere is not a folder; .*make_scenes"),
+    (["--opts", "train_dataset.dataset_root=data/no"], 1, "^DataError: data/no is not a folder; .*make_scenes"),
     (["--batch_size", 7], 1, "^DataError: the training set has 6 samples, fewer than the 7 of one batch"),
     (["--resume_model", "output/nothing"], 1, "^RunError: output/nothing: can't resume, .* is missing"),
     (["--device", "gpu"], 1, "^RunError: --device gpu"),
@@ -267,7 +267,7 @@ def test_a_bad_label_and_a_truncated_image_are_named(scenes, on_scenes, tmp_path
     Image.fromarray(values).save(labels[0])
     for workers in (0, 2):
         printed = python(*command, "--num_workers", workers, "--save_dir", tmp_path / f"a{workers}", code=1)
-        assert re.search(rf"^LabelValueError: {labels[0]} holds \{{204\}}; legal are 0\.\.18 and 255", printed, re.MULTILINE)
+        assert f"\nLabelValueError: {labels[0]} holds {{204}}; legal are 0..18 and 255" in printed
     values[0, 0] = 0
     Image.fromarray(values).save(labels[0])
     image = sorted((broken / "leftImg8bit" / "train").rglob("*.png"))[0]
@@ -280,5 +280,6 @@ def test_pretrained_weights_that_cannot_be_had_name_url_path_and_the_way_out(sce
     printed = python("train.py", "--config", MMSEG, "--opts", f"train_dataset.dataset_root={scenes}",
                      "model.backbone.pretrained=https://127.0.0.1:9/resnet101_v1c-e67eebb6.pth",
                      "--save_dir", tmp_path, code=1)
-    assert re.search(r"WeightsError: https://127.0.0.1:9/\S+ can't be had: .* put the file at \S+resnet101_v1c-e67eebb6.pth, "
-                     r"or start from scratch with --opts model.backbone.pretrained=None", printed)
+    assert re.search(r"WeightsError: https://127.0.0.1:9/\S+ can't be had: .* put the file at "
+                     r"\S+resnet101_v1c-e67eebb6.pth, or start from "
+                     r"scratch with --opts model.backbone.pretrained=None", printed)

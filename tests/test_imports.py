@@ -87,7 +87,7 @@ def test_torch_is_imported_nowhere_else(path):
 @pytest.mark.parametrize("script", ["train.py", "val.py", "predict.py"])
 def test_help_needs_no_library(script):
     code = ("import sys; sys.argv = ['x', '--help']\n"
-            "import runpy\ntry: runpy.run_path(%r, run_name='__main__')\nexcept SystemExit: pass\n"
-            "print(sorted(set(sys.modules) & {'paddle', 'numpy', 'cv2', 'yaml'}))" % str(ROOT / script))
+            f"import runpy\ntry: runpy.run_path({str(ROOT / script)!r}, run_name='__main__')\nexcept SystemExit: pass\n"
+            "print(sorted(set(sys.modules) & {'paddle', 'numpy', 'cv2', 'yaml'}))")
     printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "--config FILE" in printed and printed.endswith("[]\n")

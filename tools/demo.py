@@ -14,6 +14,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONFIG = "configs/quick_start/encnet_resnet18_scenes.yml"
+QUICK = ["--iters", "4", "--log_iters", "1", "--opts", "lr_scheduler.warmup_iters=0"]
 DATA, RUN, RESULT = "data/scenes", "output/demo", "output/demo/result"
 
 
@@ -34,7 +35,7 @@ def run(title: str, *command: str) -> None:
 
 def main(args: argparse.Namespace) -> None:
     start = time.perf_counter()
-    train, val, shorter = ("160", "24", []) if not args.quick else ("16", "4", ["--iters", "4", "--log_iters", "1"])
+    train, val, shorter = ("16", "4", QUICK) if args.quick else ("160", "24", [])
     device = ["--device", args.device]
     weights = f"{RUN}/best_model/model.pdparams"
     run("draw street scenes", "tools/make_scenes.py", DATA, "--train", train, "--val", val, "--test", "2",

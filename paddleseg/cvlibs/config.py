@@ -19,6 +19,8 @@ from paddleseg.cvlibs.errors import ConfigError
 DEFAULT = "default"
 _BASE_KEY = "_base_"
 _INHERIT_KEY = "_inherited_"
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", dict: "a mapping",
+          list: "a list", type(None): "None"}
 _CHILD_REGISTRIES = {"backbone": manager.BACKBONES, "transforms": manager.TRANSFORMS}
 
 
@@ -323,15 +325,12 @@ def describe(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Union:
         return " or ".join(describe(option) for option in arguments)
-    if hint is type(None):
-        return "None"
     if origin is not None:
         inner = [describe(argument) for argument in arguments if argument is not Ellipsis]
         sized = origin is tuple and Ellipsis not in arguments
         many = "a mapping" if origin is dict else f"{len(inner)} values" if sized else "a list"
         return f"{many} of {inner[0]}" if inner else many
-    return {int: "a whole number", float: "a number", bool: "True or False", str: "text", dict: "a mapping", list: "a list"}.get(
-        hint, f"a mapping with a type ({getattr(hint, '__name__', hint)})")
+    return _WORDS.get(hint, f"a mapping with a type ({getattr(hint, '__name__', hint)})")
 
 
 # ---- writing ------------------------------------------------------------------------------------

@@ -42,4 +42,4 @@ def map_parallel(function: Callable, items: Sequence, num_workers: int, title: s
                 raise RunError(f"{title}: a process was killed, often for want of memory; "
                                f"lower --num_workers, now {num_workers}") from error
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)

@@ -15,7 +15,8 @@ from paddleseg.models.losses import CrossEntropyLoss
 from paddleseg.utils.logger import setup_logging
 
 LINE = re.compile(r"\[TRAIN\] epoch: \d+, iter: \d+/\d+, loss: [\d.]+, lr: [\d.]+, batch_cost: [\d.]+, "
-                  r"reader_cost: [\d.]+, ips: [\d.]+ samples/sec \| ETA \d\d:\d\d:\d\d \| loss_seg: [\d.]+, loss_aux: [\d.]+")
+                  r"reader_cost: [\d.]+, ips: [\d.]+ samples/sec \| ETA \d\d:\d\d:\d\d \| "
+                  r"loss_seg: [\d.]+, loss_aux: [\d.]+")
 
 
 @pytest.fixture
@@ -51,7 +52,8 @@ def test_logs_paddlesegs_line_and_the_same_as_json(tmp_path, lines):
     train_lines = [line for line in lines if line.startswith("[TRAIN]")]
     assert len(train_lines) == 3 and all(LINE.fullmatch(line) for line in train_lines)
     last = records(tmp_path, "train")[-1]
-    assert last["iter"] == 6 and last["epoch"] == 2 and f"loss: {last['loss']:.4f}, lr: {last['lr']:.6f}" in train_lines[-1]
+    assert last["iter"] == 6 and last["epoch"] == 2
+    assert f"loss: {last['loss']:.4f}, lr: {last['lr']:.6f}" in train_lines[-1]
     assert last["loss"] == pytest.approx(last["loss_seg"] + 0.4 * last["loss_aux"], rel=1e-5)
 
 

@@ -55,7 +55,8 @@ def build(seed=0):
 
 
 def options(**changes):
-    return TrainOptions(**{"batch_size": 2, "iters": 6, "log_iters": 2, "save_interval": 3, "num_workers": 0, **changes})
+    tiny = {"batch_size": 2, "iters": 6, "log_iters": 2, "save_interval": 3, "num_workers": 0}
+    return TrainOptions(**{**tiny, **changes})
 
 
 def run(save_dir, resume_model=None, dataset=None, val_dataset=None, criteria=None, model_seed=0, **changes):

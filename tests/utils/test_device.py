@@ -13,7 +13,11 @@ no_gpu = pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="needs a CPU 
 def cores(monkeypatch):
     """A machine of eight cores without a quota."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(device, "open", lambda *args, **kwargs: (_ for _ in ()).throw(FileNotFoundError()), raising=False)
+
+    def no_such_file(*args, **kwargs):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(device, "open", no_such_file, raising=False)
 
 
 @no_gpu

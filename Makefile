@@ -1,0 +1,50 @@
+# `make` lists the targets. Every target that needs Python packages makes its environment first.
+#
+#   PYTHON=python3.11  the Python to build the environment on (default: python3, or a fitting one)
+#   PADDLE=2.6.2       the Paddle version (default: the one of the requirements file)
+#   DEVICE=cpu|gpu     the build of Paddle (default: gpu where an NVIDIA GPU is visible)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# Each choice has an environment of its own, so that going to and fro reinstalls nothing.
+VENV := .venv$(addprefix -,$(PADDLE))$(addprefix -,$(DEVICE))
+VENV_PYTHON := $(VENV)/bin/python
+SETUP := $(or $(PYTHON),python3) tools/setup_env.py --venv $(VENV) \
+	$(addprefix --paddle ,$(PADDLE)) $(addprefix --device ,$(DEVICE)) $(if $(PYTHON),--this_python)
+
+.PHONY: help env demo test lint bench clean distclean
+
+help:  ## list the targets
+	@sed -n 's/^#   /  /p' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+env:  ## make the environment and report on it
+	@$(SETUP)
+	@$(VENV_PYTHON) tools/check_env.py
+
+demo:  ## draw scenes, train, evaluate, predict (DEMO_ARGS=--quick: a short run)
+	@$(SETUP)
+	$(VENV_PYTHON) tools/demo.py $(addprefix --device ,$(DEVICE)) $(DEMO_ARGS)
+
+test:  ## ruff, then every test (TEST_ARGS=... goes to pytest)
+	@$(SETUP)
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m pytest -q $(TEST_ARGS)
+
+lint:  ## ruff alone
+	@$(SETUP)
+	$(VENV_PYTHON) -m ruff check .
+
+bench:  ## run every benchmark
+	@$(SETUP)
+	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do \
+		echo "$(VENV_PYTHON) $$file"; $(VENV_PYTHON) $$file; done
+
+clean:  ## remove the demo's files and the caches; your data and runs stay
+	rm -rf output/demo data/scenes .pytest_cache .ruff_cache build *.egg-info
+	find . \( -path './.venv*' -o -path ./data -o -path ./output \) -prune -o \
+		-name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean  ## remove the environments too
+	rm -rf .venv .venv.lock .venv-*

@@ -1,0 +1,75 @@
+"""Which NVIDIA GPUs this machine shows, and whether the GPU wheel of requirements.txt can use them."""
+
+import collections
+import pathlib
+import re
+import shutil
+import subprocess
+
+# Compute capabilities that run the machine code in PyPI's paddlepaddle-gpu 2.6.2: it holds
+# sm_61, 70, 75, 80 and 86, and code runs on later minor versions of the same major only.
+OLDEST = (6, 1)
+TOO_NEW = (9, 0)
+
+# capability: (major, minor); driver: text. Both are None where only the driver's files were found.
+Gpu = collections.namedtuple("Gpu", "name capability driver")
+
+
+def visible_gpus(root="/"):
+    """The NVIDIA GPUs of this machine: from nvidia-smi, else from what the driver leaves under `root`."""
+    return _from_nvidia_smi() or _from_driver_files(pathlib.Path(root))
+
+
+def _from_nvidia_smi():
+    # Drivers older than 2022 don't know compute_cap and refuse the whole query.
+    rows = _query("compute_cap,driver_version,name")
+    if not rows:
+        rows = [f"unknown,{row}" for row in _query("driver_version,name")]
+    cells = [[cell.strip() for cell in row.split(",", 2)] for row in rows]
+    return [Gpu(name, _capability(capability), driver) for capability, driver, name in cells]
+
+
+def _query(fields):
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        output = subprocess.check_output([program, f"--query-gpu={fields}", "--format=csv,noheader"],
+                                         stderr=subprocess.DEVNULL, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = output.decode(errors="replace").splitlines()
+    return [row for row in rows if row.count(",") >= fields.count(",")]
+
+
+def _capability(text):
+    match = re.match(r"(\d+)\.(\d+)$", text)
+    return (int(match.group(1)), int(match.group(2))) if match else None
+
+
+def _from_driver_files(root):
+    """Containers often have the driver but not nvidia-smi."""
+    found = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
+    names = re.findall(r"^Model:\s*(.+)$", "".join(path.read_text() for path in found), re.MULTILINE)
+    if not names and (root / "dev/nvidia0").exists():
+        names = ["NVIDIA GPU"]
+    return [Gpu(name, None, None) for name in names]
+
+
+def describe(gpu):
+    """`NVIDIA A100 (compute capability 8.0)`, as far as known."""
+    if gpu.capability is None:
+        return gpu.name
+    major, minor = gpu.capability
+    return f"{gpu.name} (compute capability {major}.{minor})"
+
+
+def unusable(gpus):
+    """Those of `gpus` that the GPU wheel of requirements.txt has no machine code for."""
+    return [gpu for gpu in gpus if gpu.capability and not OLDEST <= gpu.capability < TOO_NEW]
+
+
+def why_unusable(gpu):
+    """What keeps `gpu` from that wheel."""
+    side = "new" if gpu.capability >= TOO_NEW else "old"
+    return f"{describe(gpu)} is too {side} for paddlepaddle-gpu 2.6.2, which runs on 6.1 to 8.9"
