@@ -96,7 +96,7 @@ def test_training_from_the_saved_config_gives_the_same_run(trained, tmp_path):
 def test_the_saved_config_names_every_origin(trained, scenes):
     lines = (trained[0] / "config.yml").read_text().splitlines()
     origin = {line.split(":")[0].strip(): line.split("  # ")[-1] for line in lines}
-    assert (origin["iters"], origin["momentum"], origin["mid_channels"], origin["accum_iters"], origin["do_eval"]) == (
+    assert (origin["iters"], origin["weight_decay"], origin["mid_channels"], origin["accum_iters"], origin["do_eval"]) == (
         "--iters", QUICK, "--opts", "default", "--do_eval")
 
 
