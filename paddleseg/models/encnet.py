@@ -69,6 +69,7 @@ class EncNet(nn.Layer):
         conv_bias: convolutions before a batch norm have a bias, as in PaddleSeg; else none, as in
             mmsegmentation and PyTorch-Encoding.
         align_corners: for all bilinear resizing.
+        unbiased_variance: batch norms, the backbone's too, track the unbiased variance, as in PyTorch.
 
     Shapes:
         input (N, 3, H, W); training outputs seg (N, C, H, W), aux (N, C, H, W) and, with `use_se_loss`,
@@ -81,7 +82,8 @@ class EncNet(nn.Layer):
                  num_codes: int = 32, mid_channels: int = 512, use_se_loss: bool = True,
                  add_lateral: bool = False, pretrained: Optional[str] = None,
                  aux_channels: Optional[int] = None, dropout: float = 0.0, aux_dropout: float = 0.1,
-                 spatial_dropout: bool = False, conv_bias: bool = True, align_corners: bool = False):
+                 spatial_dropout: bool = False, conv_bias: bool = True, align_corners: bool = False,
+                 unbiased_variance: bool = False):
         super().__init__()
         self.backbone = backbone
         self.backbone_indices = list(backbone_indices)
@@ -105,6 +107,8 @@ class EncNet(nn.Layer):
         self.se_layer = nn.Linear(mid_channels, num_classes) if use_se_loss else None
         if not use_se_loss:
             self.loss_names = ("seg", "aux")
+        if unbiased_variance:
+            layers.use_unbiased_variance(self)
         if pretrained is not None:
             from paddleseg.utils.weights import load_pretrained
             load_pretrained(self, pretrained)

@@ -51,6 +51,7 @@ class FCN(nn.Layer):
         spatial_dropout: both drop whole channels, as in mmsegmentation; else single values, as in PaddleSeg.
         conv_bias: convolutions before a batch norm have a bias, as in PaddleSeg.
         align_corners: for all bilinear resizing.
+        unbiased_variance: batch norms, the backbone's too, track the unbiased variance, as in PyTorch.
 
     Shapes:
         input (N, 3, H, W); training outputs seg and aux, both (N, C, H, W); evaluation outputs [seg].
@@ -62,7 +63,8 @@ class FCN(nn.Layer):
     def __init__(self, num_classes: int, backbone: nn.Layer, channels: int = 512,
                  pretrained: Optional[str] = None, aux_channels: Optional[int] = None, dropout: float = 0.1,
                  aux_dropout: float = 0.1, spatial_dropout: bool = False, conv_bias: bool = True,
-                 align_corners: bool = False):
+                 align_corners: bool = False,
+                 unbiased_variance: bool = False):
         super().__init__()
         self.backbone = backbone
         self.align_corners = align_corners
@@ -71,6 +73,8 @@ class FCN(nn.Layer):
                             bias_attr)
         self.fcn_head = layers.AuxLayer(backbone.feat_channels[2], aux_channels or channels, num_classes,
                                         aux_dropout, spatial_dropout, bias_attr)
+        if unbiased_variance:
+            layers.use_unbiased_variance(self)
         if pretrained is not None:
             from paddleseg.utils.weights import load_pretrained
             load_pretrained(self, pretrained)

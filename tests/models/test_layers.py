@@ -67,3 +67,20 @@ def test_resize_with_aligned_corners_keeps_the_corners():
     x = paddle.randn([1, 2, 4, 5])
     out = layers.resize(x, paddle.zeros([1, 1, 9, 11]), align_corners=True)
     np.testing.assert_allclose(out.numpy()[:, :, ::8, ::10], x.numpy()[:, :, ::3, ::4], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind, shape", [(paddle.nn.BatchNorm2D, [2, 3, 4, 5]), (paddle.nn.BatchNorm1D, [2, 3, 7])])
+def test_unbiased_running_variance_follows_the_definition(float64, kind, shape):
+    model = paddle.nn.Sequential(kind(3))
+    layers.use_unbiased_variance(model)
+    expected = np.ones(3)
+    for _ in range(3):
+        x = paddle.randn(shape)
+        model(x)
+        values = x.numpy().swapaxes(0, 1).reshape(3, -1)
+        expected = 0.9 * expected + 0.1 * values.var(axis=1, ddof=1)
+    np.testing.assert_allclose(model[0]._variance.numpy(), expected, rtol=1e-7)
+    before = model[0]._variance.numpy()
+    model.eval()
+    model(paddle.randn(shape))
+    np.testing.assert_array_equal(model[0]._variance.numpy(), before)

@@ -24,6 +24,41 @@ def SyncBatchNorm(num_features: int, single_process: Type[nn.Layer] = nn.BatchNo
     return single_process(num_features, **kwargs)
 
 
+def use_unbiased_variance(model: nn.Layer) -> None:
+    """Let every batch norm of a model track the unbiased variance, as PyTorch's does.
+
+    Both frameworks normalise by the variance over n values with divisor n; for evaluation Paddle tracks that,
+    PyTorch v * n / (n - 1). n counts the values of a channel over all processes.
+    """
+    for layer in model.sublayers():
+        if isinstance(layer, (nn.BatchNorm1D, nn.BatchNorm2D, nn.SyncBatchNorm)):
+            _UnbiasedVariance(layer)
+
+
+class _UnbiasedVariance:
+    """Corrects the running variance of one batch norm after each forward pass in training."""
+
+    def __init__(self, layer: nn.Layer):
+        self.processes = paddle.distributed.get_world_size() if isinstance(layer, nn.SyncBatchNorm) else 1
+        self.kept = None
+        layer.register_forward_pre_hook(self.remember)
+        layer.register_forward_post_hook(self.correct)
+
+    def remember(self, layer: nn.Layer, inputs: tuple) -> None:
+        """Keep the old variance's share of the new one."""
+        if layer.training:
+            self.kept = layer._momentum * layer._variance
+
+    def correct(self, layer: nn.Layer, inputs: tuple, output: paddle.Tensor) -> None:
+        """Scale the batch's share by n / (n - 1)."""
+        if not layer.training:
+            return
+        count = self.processes * inputs[0].size // inputs[0].shape[1]
+        with paddle.no_grad():
+            share = layer._variance - self.kept
+            layer._variance.set_value(self.kept + share * (count / max(count - 1, 1)))
+
+
 class ConvBN(nn.Layer):
     """A convolution and its batch norm.
 
