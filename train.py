@@ -46,21 +46,26 @@ def main(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.opts, builder.flag_values(args))
     builder.check(config)
     options, infer_options = builder.build_train_options(config), builder.build_infer_options(config)
-    save_dir = args.save_dir or "output"
-    if distributed.rank() == 0:
-        training.prepare_save_dir(save_dir, args.resume_model, args.overwrite)
-        logger.setup_logging(0, f"{save_dir}/train.log")
-        logger.info("configuration:\n" + builder.write_config(config, save_dir))
-    else:
-        logger.setup_logging(distributed.rank())
+    save_dir, rank = args.save_dir or "output", distributed.rank()
+    logger.setup_logging(rank)
+    if rank == 0:
+        training.check_save_dir(save_dir, args.resume_model, args.overwrite)
     device.start_process(options.device, options.threads)
 
     train_dataset = builder.build_dataset(config, "train_dataset")
     val_dataset = builder.build_dataset(config, "val_dataset") if options.do_eval else None
     model = builder.build_model(config)
-    training.train(model, builder.build_criteria(config), builder.build_optimizer(config, model),
-                   builder.build_schedule(config), train_dataset, options, save_dir, val_dataset, infer_options,
-                   args.resume_model)
+    criteria = builder.build_criteria(config, model)
+    optimizer, schedule = builder.build_optimizer(config, model), builder.build_schedule(config)
+    start = training.resume(args.resume_model, model, optimizer, options) if args.resume_model else 0
+
+    # Only now, with everything found and fitting, does the run touch its directory.
+    if rank == 0:
+        training.open_save_dir(save_dir, args.resume_model)
+        logger.setup_logging(rank, f"{save_dir}/train.log")
+        logger.info("configuration:\n" + builder.write_config(config, save_dir))
+    training.train(model, criteria, optimizer, schedule, train_dataset, options, save_dir, val_dataset, infer_options,
+                   start, args.resume_model)
     return 0
 
 

@@ -96,8 +96,8 @@ def test_training_from_the_saved_config_gives_the_same_run(trained, tmp_path):
 def test_the_saved_config_names_every_origin(trained, scenes):
     lines = (trained[0] / "config.yml").read_text().splitlines()
     origin = {line.split(":")[0].strip(): line.split("  # ")[-1] for line in lines}
-    assert (origin["iters"], origin["weight_decay"], origin["mid_channels"], origin["accum_iters"], origin["do_eval"]) == (
-        "--iters", QUICK, "--opts", "default", "--do_eval")
+    keys = ("iters", "weight_decay", "mid_channels", "accum_iters", "do_eval")
+    assert [origin[key] for key in keys] == ["--iters", QUICK, "--opts", "default", "--do_eval"]
 
 
 def test_resume_goes_on_and_ends_where_the_whole_run_ends(trained, on_scenes, tmp_path):

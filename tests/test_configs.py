@@ -27,7 +27,7 @@ def test_builds(path):
     width = "model.mid_channels=16" if "encnet" in path else "model.channels=16"
     config = load(path, "model.backbone.base_channels=8", width)
     model = builder.build_model(config)
-    criteria = builder.build_criteria(config)
+    criteria = builder.build_criteria(config, model)
     assert len(criteria) == len(model.loss_names)
     assert builder.build_optimizer(config, model).get_lr() == 0.0  # the schedule sets it
     assert builder.build_schedule(config)(0) > 0
@@ -101,7 +101,7 @@ def test_a_missing_section_is_named(section):
 
 def test_evaluation_needs_no_training_sections():
     config = load_config(str(ROOT / MMSEG), OFFLINE)
-    for section in ("train_dataset", "loss", "optimizer", "lr_scheduler"):
+    for section in ("train_dataset", "loss", "optimizer", "lr_scheduler", "batch_size", "iters"):
         del config.tree[section]
     builder.check(config, needed=builder.INFERENCE)
 
@@ -121,3 +121,38 @@ def test_colors_are_the_data_sets_or_the_given_ones():
     for colors in ([1, 2, 3], [256] * 57):
         with pytest.raises(ConfigError, match="--custom_color takes 57 values 0..255"):
             builder.dataset_palette(config, colors)
+
+
+def test_losses_must_be_as_many_as_the_outputs():
+    config = load(MMSEG, "model.backbone.base_channels=8", "model.mid_channels=8", "model.use_se_loss=False")
+    with pytest.raises(ConfigError, match="loss.coef has 3 values, but the outputs of EncNet are seg, aux;"):
+        builder.build_criteria(config, builder.build_model(config))
+
+
+def test_each_data_set_is_read_in_the_mode_of_its_name():
+    config = load_config(str(ROOT / MMSEG), OFFLINE)
+    del config.tree["val_dataset"]["mode"], config.tree["train_dataset"]["mode"]
+    builder.check(config)
+    assert (config["train_dataset"]["mode"], config["val_dataset"]["mode"]) == ("train", "val")
+    with pytest.raises(ConfigError, match="--opts: val_dataset.mode is train, which is for training"):
+        load(MMSEG, "val_dataset.mode=train")
+    with pytest.raises(ConfigError, match="--opts: train_dataset.mode is val, which is for evaluation"):
+        load(MMSEG, "train_dataset.mode=val")
+
+
+def test_the_ignored_value_reaches_losses_and_transforms():
+    config = load(ENCNET_PADDLE, "train_dataset.type=Dataset", "train_dataset.num_classes=19",
+                  "train_dataset.ignore_index=254", "train_dataset.train_path=x")
+    crop = next(item for item in config["train_dataset"]["transforms"] if item["type"] == "RandomPaddingCrop")
+    assert crop["label_padding_value"] == crop["ignore_index"] == 254
+    assert {loss["ignore_index"] for loss in config["loss"]["types"]} == {254}
+
+
+@pytest.mark.parametrize("option", ["model.num_codes=0", "model.backbone_indices=[7]", "model.mid_channels=-1",
+                                    "model.dropout=1.5", "lr_scheduler.learning_rate=-1", "lr_scheduler.power=-1",
+                                    "optimizer.weight_decay=-1", "lr_scheduler.decay_steps=0"])
+def test_values_that_nothing_can_be_built_from(option):
+    config = load(MMSEG, "model.backbone.base_channels=8", option)
+    with pytest.raises(ConfigError):
+        builder.build_optimizer(config, builder.build_model(config))
+        builder.build_schedule(config)

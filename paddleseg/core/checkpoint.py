@@ -19,6 +19,7 @@ from paddleseg.cvlibs.errors import RunError, WeightsError
 from paddleseg.utils.weights import atomic_path, load_into, read_weights, write_weights
 
 WEIGHTS, OPTIMIZER, STATE, SCORE = "model.pdparams", "model.pdopt", "train_state.json", "score.json"
+BEST = "best_model"
 
 
 def save_checkpoint(save_dir: str, iteration: int, model: nn.Layer, optimizer, state: Dict) -> str:
@@ -32,14 +33,14 @@ def save_checkpoint(save_dir: str, iteration: int, model: nn.Layer, optimizer, s
 
 def save_best(save_dir: str, model: nn.Layer, score: Dict) -> None:
     """Replace `best_model` by the model as it is, with its score."""
-    with _whole_directory(os.path.join(save_dir, "best_model")) as temporary:
+    with _whole_directory(os.path.join(save_dir, BEST)) as temporary:
         write_weights(os.path.join(temporary, WEIGHTS), to_numpy(model.state_dict()))
         _write_json(os.path.join(temporary, SCORE), score)
 
 
 def best_score(save_dir: str) -> Optional[Dict]:
     """The score of `best_model`, or None if there is none yet."""
-    path = os.path.join(save_dir, "best_model", SCORE)
+    path = os.path.join(save_dir, BEST, SCORE)
     return _read_json(path) if os.path.exists(path) else None
 
 
@@ -59,10 +60,19 @@ def list_checkpoints(save_dir: str) -> List[str]:
     return [os.path.join(save_dir, entry) for _, entry in sorted(found)]
 
 
-def prune_checkpoints(save_dir: str, keep: int) -> None:
-    """Remove the oldest `iter_N` beyond `keep`; `best_model` stays."""
-    for path in list_checkpoints(save_dir)[:-keep]:
+def prune_checkpoints(save_dir: str, keep: int, iteration: int) -> None:
+    """Of the checkpoints up to `iteration`, remove the oldest beyond `keep`; `best_model` stays."""
+    behind = [path for path in list_checkpoints(save_dir) if int(path.rpartition("_")[2]) <= iteration]
+    for path in behind[:-keep]:
         shutil.rmtree(path)
+
+
+def recover(save_dir: str) -> None:
+    """Put back what a crash in the midst of a replacement left aside."""
+    for name in os.listdir(save_dir):
+        whole = os.path.join(save_dir, name[:-len(".old")])
+        if name.endswith(".old") and not os.path.exists(whole):
+            os.rename(os.path.join(save_dir, name), whole)
 
 
 def load_checkpoint(directory: str, model: nn.Layer, optimizer) -> Dict:

@@ -9,16 +9,28 @@ from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
 
 
-@manager.OPTIMIZERS.add_component(aliases=("sgd", "Momentum"))
-def SGD(model: nn.Layer, momentum: float = 0.9, weight_decay: float = 0.0,
+@manager.OPTIMIZERS.add_component(aliases=("sgd",))
+def SGD(model: nn.Layer, momentum: float = 0.0, weight_decay: float = 0.0,
         use_nesterov: bool = False) -> paddle.optimizer.Optimizer:
     """SGD with momentum and coupled weight decay, as torch.optim.SGD.
 
     g = grad + weight_decay * p;   v = momentum * v + g;   p = p - lr * v
+
+    Without `momentum` it is plain SGD, as in PaddleSeg.
     """
+    if not 0 <= momentum < 1 or weight_decay < 0:
+        raise ConfigError(f"optimizer: momentum {momentum} must be from 0 to below 1, weight_decay {weight_decay} "
+                          f"at least 0")
     return paddle.optimizer.Momentum(
         learning_rate=0.0, momentum=momentum, parameters=model.parameters(), use_nesterov=use_nesterov,
         weight_decay=paddle.regularizer.L2Decay(float(weight_decay)) if weight_decay else None)
+
+
+@manager.OPTIMIZERS.add_component
+def Momentum(model: nn.Layer, momentum: float = 0.9, weight_decay: float = 0.0,
+             use_nesterov: bool = False) -> paddle.optimizer.Optimizer:
+    """`SGD` with a momentum of 0.9 unless told otherwise."""
+    return SGD(model, momentum, weight_decay, use_nesterov)
 
 
 @manager.OPTIMIZERS.add_component
@@ -38,6 +50,9 @@ class _Schedule:
     def __init__(self, learning_rate: float, iters: int, warmup_iters: int, warmup_start_lr: float):
         if not 0 <= warmup_iters < max(iters, 1):
             raise ConfigError(f"lr_scheduler.warmup_iters {warmup_iters} must be at least 0 and below iters {iters}")
+        if learning_rate <= 0 or warmup_start_lr < 0:
+            raise ConfigError(f"lr_scheduler: learning_rate {learning_rate} must be above 0, warmup_start_lr "
+                              f"{warmup_start_lr} at least 0")
         self.learning_rate = learning_rate
         self.warmup_iters = warmup_iters
         self.warmup_start_lr = warmup_start_lr
@@ -64,6 +79,9 @@ class PolynomialDecay(_Schedule):
                  decay_steps: Optional[int] = None, ends_at_last_iter: bool = False,
                  warmup_iters: int = 0, warmup_start_lr: float = 0.0):
         super().__init__(learning_rate, iters, warmup_iters, warmup_start_lr)
+        if end_lr < 0 or power <= 0 or (decay_steps is not None and decay_steps < 1):
+            raise ConfigError(f"lr_scheduler: end_lr {end_lr} must be at least 0, power {power} above 0, decay_steps "
+                              f"{decay_steps} at least 1")
         self.end_lr = end_lr
         self.power = power
         steps = self.decay_iters if decay_steps is None else decay_steps

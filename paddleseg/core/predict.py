@@ -42,7 +42,12 @@ def list_images(path: str) -> Tuple[List[str], str]:
         raise DataError(f"--image_path {path}: no such image, directory or list file")
     if path.lower().endswith(IMAGE_SUFFIXES):
         return [path], os.path.dirname(path)
-    return _read_list(path), os.path.dirname(path)
+    images = _read_list(path)
+    folders = [os.path.dirname(os.path.abspath(name)) for name in (path, *images)]
+    root = folders[0]
+    if os.path.commonpath(folders) != root:  # a list may lie elsewhere than its images
+        root = os.path.commonpath(folders[1:])
+    return images, root
 
 
 def _read_list(path: str) -> List[str]:

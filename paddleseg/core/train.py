@@ -20,7 +20,8 @@ from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.datasets.loader import train_batches
 from paddleseg.utils import device, distributed, logger
 
-_OF_A_RUN = re.compile(r"(iter_\d+|best_model)(\.tmp|\.old)?|config\.yml|train\.log|log\.jsonl|vdlrecords.*")
+_WEIGHTS = re.compile(r"(iter_\d+|best_model)(\.tmp|\.old)?")
+_RECORDS = re.compile(r"config\.yml|train\.log|log\.jsonl|vdlrecords.*")
 
 
 @dataclass
@@ -96,31 +97,33 @@ class _Meter:
 
 def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer, schedule, train_dataset,
           options: TrainOptions, save_dir: str, val_dataset=None, infer_options: Optional[InferOptions] = None,
-          resume_model: Optional[str] = None) -> Optional[float]:
+          start: int = 0, resume_model: Optional[str] = None) -> Optional[float]:
     """Train a model, save checkpoints, and keep the best one.
 
     Args:
         criteria: (loss, coefficient) along the model's outputs.
         schedule: iteration 0, 1, … -> learning rate.
         val_dataset: evaluated with `options.do_eval`.
-        resume_model: a checkpoint directory to go on from.
+        start: iterations that model and optimizer have behind them, as `resume` says.
+        resume_model: the checkpoint they come from; it is evaluated if that was cut off.
 
     Returns: the best mIoU of the run, or None where nothing was evaluated.
 
     Raises:
-        RunError: a loss is not finite, or the checkpoint can't be resumed.
+        RunError: a loss is not finite.
     """
     rank = distributed.rank()
-    start = resume(resume_model, model, optimizer, options) if resume_model else 0
-    if start >= options.iters:
-        logger.info(f"nothing to do: {resume_model} has {start} of {options.iters} iterations; --iters trains longer")
-        return (checkpoint.best_score(save_dir) or {}).get("miou")
-    runner = paddle.DataParallel(model) if distributed.world_size() > 1 else model
     recorder = logger.RunRecorder(save_dir if rank == 0 else None, options.use_vdl)
     evaluation = (val_dataset, infer_options, options.num_workers) if options.do_eval else None
     if evaluation and resume_model and not checkpoint.was_evaluated(resume_model):
         _evaluate_and_keep_best(model, start, resume_model, save_dir, evaluation, recorder)
-
+    if start >= options.iters:
+        logger.info(f"nothing to do: {resume_model} has {start} of {options.iters} iterations; --iters trains longer")
+        return (checkpoint.best_score(save_dir) or {}).get("miou")
+    world, batch_size, accum_iters = distributed.world_size(), options.batch_size, options.accum_iters
+    logger.info(f"effective batch = {world} processes x {batch_size} x {accum_iters} accumulated = "
+                f"{world * batch_size * accum_iters}")
+    runner = paddle.DataParallel(model) if distributed.world_size() > 1 else model
     batches = _batches(train_dataset, options, start)
     bar = tqdm(total=options.iters, initial=start, desc="training", unit="iter", file=sys.stderr,
                disable=None if rank == 0 else True)
@@ -143,7 +146,7 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
             meter = _Meter()
         if iteration % options.save_interval == 0 or iteration == options.iters:
             pause = time.perf_counter()
-            saved = _save(model, optimizer, iteration, epoch, options, save_dir)
+            saved = _save(model, optimizer, iteration, options, save_dir)
             if evaluation:
                 _evaluate_and_keep_best(model, iteration, saved, save_dir, evaluation, recorder)
             meter.start += time.perf_counter() - pause
@@ -156,6 +159,9 @@ def backward(model, criteria, batch: Dict, accum_iters: int = 1) -> Dict[str, fl
     """Forward, weighted losses, backward; returns the value of each loss and of their weighted sum."""
     logits = model(batch["img"])
     names = loss_names(model, len(logits))
+    if len(logits) != len(criteria):
+        raise ConfigError(f"loss.coef has {len(criteria)} values, but the model has {len(logits)} outputs "
+                          f"({', '.join(names)}); give one for each")
     losses = [criterion(logit, batch["label"]) for (criterion, _), logit in zip(criteria, logits)]
     total = sum(loss * coef for loss, (_, coef) in zip(losses, criteria))
     (total / accum_iters if accum_iters > 1 else total).backward()
@@ -185,22 +191,23 @@ def stop_if_not_finite(losses: Dict[str, float], iteration: int, lr: float, path
 def resume(directory: str, model: nn.Layer, optimizer, options: TrainOptions) -> int:
     """Restore a checkpoint; returns its iteration.
 
-    Says so where the data order can't be the one of the interrupted run.
+    Says so where the run that follows can't be the one that was interrupted.
     """
     state = checkpoint.load_checkpoint(directory, model, optimizer)
-    now = _stream_state(options)
+    now = _what_a_run_depends_on(options)
     for key, value in now.items():
         if state.get(key, value) != value:
-            logger.warning(f"{directory} was trained with {key} {state[key]}, now {value}: the samples that follow "
-                           f"differ from those of an uninterrupted run")
+            logger.warning(f"{directory} was trained with {key} {state[key]}, now {value}: what follows may differ "
+                           f"from an uninterrupted run")
     logger.info(f"resumed {directory} at iteration {state['iter']}")
     return state["iter"]
 
 
-def _stream_state(options: TrainOptions) -> Dict:
-    """What the stream of samples depends on."""
-    return {"seed": options.seed, "batch_size": options.batch_size, "accum_iters": options.accum_iters,
-            "repeats": options.repeats, "world_size": distributed.world_size()}
+def _what_a_run_depends_on(options: TrainOptions) -> Dict:
+    """What decides the samples, the learning rates and, in the last digit, the sums of a run."""
+    return {"seed": options.seed, "iters": options.iters, "batch_size": options.batch_size,
+            "accum_iters": options.accum_iters, "repeats": options.repeats, "threads": options.threads,
+            "world_size": distributed.world_size()}
 
 
 def _batches(dataset, options: TrainOptions, start: int):
@@ -226,12 +233,12 @@ def _log_progress(meter: _Meter, iteration: int, epoch: int, lr: float, options:
                     ips=ips, eta_sec=eta_sec)
 
 
-def _save(model, optimizer, iteration: int, epoch: int, options: TrainOptions, save_dir: str) -> str:
+def _save(model, optimizer, iteration: int, options: TrainOptions, save_dir: str) -> str:
     """Rank 0 writes the checkpoint and prunes old ones; returns its directory."""
     path = os.path.join(save_dir, f"iter_{iteration}")
     if distributed.rank() == 0:
-        checkpoint.save_checkpoint(save_dir, iteration, model, optimizer, {"epoch": epoch, **_stream_state(options)})
-        checkpoint.prune_checkpoints(save_dir, options.keep_checkpoint_max)
+        checkpoint.save_checkpoint(save_dir, iteration, model, optimizer, _what_a_run_depends_on(options))
+        checkpoint.prune_checkpoints(save_dir, options.keep_checkpoint_max, iteration)
         logger.info(f"saved {path}")
     distributed.barrier()
     return path
@@ -247,7 +254,7 @@ def _evaluate_and_keep_best(model, iteration: int, checkpoint_dir: str, save_dir
                         class_iou=[None if math.isnan(iou) else iou for iou in scores.iou.tolist()])
         score = {"iter": iteration, "miou": scores.miou, "accuracy": scores.accuracy}
         best = checkpoint.best_score(save_dir)
-        if best is None or scores.miou > best["miou"]:
+        if best is None or not best["miou"] >= scores.miou:  # NaN, where nothing was labelled, is no best
             checkpoint.save_best(save_dir, model, score)
             best = score
         checkpoint.mark_evaluated(checkpoint_dir, score)
@@ -256,22 +263,39 @@ def _evaluate_and_keep_best(model, iteration: int, checkpoint_dir: str, save_dir
     distributed.barrier()
 
 
-def prepare_save_dir(save_dir: str, resume_model: Optional[str], overwrite: bool) -> None:
-    """Make the run's directory.
+def check_save_dir(save_dir: str, resume_model: Optional[str], overwrite: bool) -> None:
+    """Refuse a directory that holds another run; nothing in it is lost or changed by a refusal.
 
     Raises:
-        RunError: it holds another run, and neither resuming nor overwriting was asked for.
+        RunError: neither resuming that run nor overwriting it was asked for.
     """
     if os.path.exists(save_dir) and not os.path.isdir(save_dir):
         raise RunError(f"--save_dir {save_dir} is a file; name a directory")
+    if not os.path.isdir(save_dir):
+        return
+    checkpoint.recover(save_dir)
+    held = [name for name in sorted(os.listdir(save_dir)) if _WEIGHTS.fullmatch(name)]
+    run = os.path.dirname(os.path.abspath(resume_model)) if resume_model else None
+    goes_on = run is not None and os.path.realpath(run) == os.path.realpath(save_dir)
+    if not held or goes_on or (overwrite and not resume_model):
+        return
+    last = [os.path.basename(path) for path in checkpoint.list_checkpoints(save_dir)][-1:]
+    hint = f"--resume_model {os.path.join(save_dir, last[0])} goes on with it, " if last else ""
+    raise RunError(f"{save_dir} holds another run ({', '.join(held[:4])}); {hint}another --save_dir keeps it, "
+                   f"--overwrite without --resume_model deletes it")
+
+
+def open_save_dir(save_dir: str, resume_model: Optional[str]) -> None:
+    """Make the run's directory; a new run deletes an old one there, a resumed run brings its best model along."""
     os.makedirs(save_dir, exist_ok=True)
-    held = [name for name in sorted(os.listdir(save_dir)) if _OF_A_RUN.fullmatch(name)]
-    if held and overwrite and not resume_model:
-        for name in held:
+    if resume_model is None:
+        for name in os.listdir(save_dir):
             path = os.path.join(save_dir, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-    elif held and not resume_model:
-        last = [name for name in held if name.startswith("iter_")][-1:]
-        hint = f"--resume_model {os.path.join(save_dir, last[0])} goes on with it, " if last else ""
-        raise RunError(f"{save_dir} holds another run ({', '.join(held[:4])}…); {hint}another --save_dir keeps it, "
-                       f"--overwrite deletes it")
+            if _WEIGHTS.fullmatch(name):
+                shutil.rmtree(path)
+            elif _RECORDS.fullmatch(name):
+                os.remove(path)
+        return
+    best = os.path.join(os.path.dirname(os.path.abspath(resume_model)), checkpoint.BEST)
+    if os.path.isdir(best) and not os.path.exists(os.path.join(save_dir, checkpoint.BEST)):
+        shutil.copytree(best, os.path.join(save_dir, checkpoint.BEST))

@@ -1,5 +1,6 @@
 """Resolved configuration to objects; the only file that sees every room."""
 
+import inspect
 import os
 from dataclasses import fields
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -47,6 +48,7 @@ def check(config: Config, needed: Sequence[str] = TRAINING) -> None:
     for key in needed:
         if key not in config:
             raise ConfigError(f"{config.path}: {key} is missing")
+    _default_modes(config)
     _share_dataset_facts(config)
     for key, registry in _SECTIONS.items():
         if key in config:
@@ -55,12 +57,31 @@ def check(config: Config, needed: Sequence[str] = TRAINING) -> None:
         _check_losses(config)
     for key in ("train_dataset", "val_dataset"):
         _check_num_classes(config, key)
+    for key in ("batch_size", "iters"):
+        if "train_dataset" not in needed:
+            config.tree.setdefault(key, annotate(1, "default"))
     test_config = config.tree.get("test_config")
     config.tree["test_config"] = test_config = test_config if isinstance(test_config, dict) else {}
     check_arguments(InferOptions, test_config, "test_config", "test_config")
     top = {key: node for key, node in config.tree.items() if key in options}
     check_arguments(TrainOptions, top, "", "a configuration")
     config.tree = {**top, **{key: node for key, node in config.tree.items() if key not in options}}
+
+
+def _default_modes(config: Config) -> None:
+    """train_dataset is read in mode train; the others, unless they say otherwise, in the mode of their name.
+
+    Raises:
+        ConfigError: train_dataset in another mode, or another in mode train, where labels are transformed too.
+    """
+    for key in ("train_dataset", "val_dataset", "test_dataset"):
+        section = config.tree.get(key)
+        if not isinstance(section, dict):
+            continue
+        mode = section.setdefault("mode", annotate(key.partition("_")[0], key))
+        if (mode.value == "train") != (key == "train_dataset"):
+            raise ConfigError(f"{mode.origin}: {key}.mode is {mode.value}, which "
+                              + ("is for evaluation" if key == "train_dataset" else "is for training"))
 
 
 def _dataset_fact(config: Config, key: str, name: str):
@@ -85,6 +106,13 @@ def _share_dataset_facts(config: Config) -> None:
     for loss in types if isinstance(types, list) and ignore is not None else ():
         if isinstance(loss, dict):
             loss.setdefault("ignore_index", annotate(ignore, f"train_dataset {kind}"))
+    transforms = config.tree["train_dataset"].get("transforms") if kind and ignore is not None else None
+    for transform in transforms if isinstance(transforms, list) else ():
+        name = transform["type"].value if isinstance(transform, dict) and "type" in transform else None
+        known = inspect.signature(manager.TRANSFORMS[name]).parameters if name in manager.TRANSFORMS else ()
+        for key in ("ignore_index", "label_padding_value"):
+            if key in known:
+                transform.setdefault(key, annotate(ignore, f"train_dataset {kind}"))
 
 
 def _check_num_classes(config: Config, key: str) -> None:
@@ -116,7 +144,11 @@ def _loss_section(types: list, coef: List[float]) -> None:
 def build_component(registry: manager.ComponentManager, section: Dict, **supplied):
     """Build one section, its nested components first."""
     arguments = {key: _build_nested(registry, key, value) for key, value in section.items() if key != "type"}
-    return registry[section["type"]](**arguments, **supplied)
+    try:
+        return registry[section["type"]](**arguments, **supplied)
+    except (ValueError, TypeError, IndexError, ArithmeticError, AssertionError) as error:
+        values = ", ".join(f"{key}={value!r}" for key, value in section.items() if not isinstance(value, (dict, list)))
+        raise ConfigError(f"{section['type']} can't be built from {values}: {type(error).__name__}: {error}") from error
 
 
 def _build_nested(registry, key: str, value):
@@ -145,9 +177,17 @@ def build_dataset(config: Config, key: str):
     return build_component(manager.DATASETS, config[key])
 
 
-def build_criteria(config: Config) -> List[Tuple[nn.Layer, float]]:
-    """(loss, coefficient) for each output of the model."""
+def build_criteria(config: Config, model: nn.Layer) -> List[Tuple[nn.Layer, float]]:
+    """(loss, coefficient) for each output of the model.
+
+    Raises:
+        ConfigError: their number isn't that of the model's outputs.
+    """
     types, coef = config["loss"]["types"], config["loss"]["coef"]
+    outputs = getattr(model, "loss_names", coef)
+    if len(outputs) != len(coef):
+        raise ConfigError(f"{config.origin('loss.coef')}: loss.coef has {len(coef)} values, but the outputs of "
+                          f"{type(model).__name__} are {', '.join(outputs)}; give one for each")
     types = types * len(coef) if len(types) == 1 else types
     return [(build_component(manager.LOSSES, section), value) for section, value in zip(types, coef)]
 

@@ -22,6 +22,7 @@ from typing import Iterable, Iterator, List, Optional, Tuple
 import numpy as np
 
 from paddleseg.cvlibs.errors import ConfigError, DataError, RunError, SegError
+from paddleseg.utils import distributed
 
 PREFETCH = 2  # batches a worker prepares ahead; Paddle's own default
 SHARED_MEMORY = "/dev/shm"
@@ -307,7 +308,7 @@ def _fits_shared_memory(reader: _BatchReader, task: tuple, num_workers: int) -> 
     batch_bytes = len(indices) * sum(sample[key].nbytes for key in ("img", "label") if key in sample)
     # Each worker holds one more than it prepared ahead, and the main process the one in use.
     needed = batch_bytes * (num_workers * (PREFETCH + 1) + 1)
-    free = shared_memory_bytes()
+    free = shared_memory_bytes() // distributed.local_world_size()
     if needed <= free:
         return True
     logging.getLogger("paddleseg").warning(

@@ -68,7 +68,7 @@ def start_process(device: str, threads: Optional[int]) -> None:
     import paddle
 
     chosen = set_device(device)
-    distributed.init()
+    distributed.init(chosen)
     threads = set_threads(threads)
     name = paddle.device.cuda.get_device_name() if chosen == "gpu" else f"{threads} threads of {usable_cores()} cores"
     logger.info(f"Paddle {paddle.__version__}, Python {platform.python_version()}, "

@@ -20,11 +20,17 @@ def local_world_size() -> int:
     return int(os.environ.get("PADDLE_LOCAL_SIZE", world_size()))
 
 
-def init() -> None:
-    """Join the other processes, if there are any."""
+def init(device: str) -> None:
+    """Join the other processes, if there are any.
+
+    Args:
+        device: "cpu" or "gpu". A GPU build of Paddle would go to the GPU by itself, unless told of gloo.
+    """
     if world_size() > 1:
         import paddle
 
+        if device == "cpu":
+            os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
         paddle.distributed.init_parallel_env()
 
 

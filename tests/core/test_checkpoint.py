@@ -82,7 +82,7 @@ def test_what_a_crash_leaves_is_no_checkpoint(tmp_path):
     for name in ("iter_5", "iter_10", "iter_7.tmp", "iter_7.old", "best_model", "iter_x"):
         (tmp_path / name).mkdir()
     assert [path[-6:].strip("/") for path in list_checkpoints(str(tmp_path))] == ["iter_5", "ter_10"]
-    prune_checkpoints(str(tmp_path), keep=1)
+    prune_checkpoints(str(tmp_path), keep=1, iteration=10)
     assert not (tmp_path / "iter_5").exists() and (tmp_path / "iter_10").exists()
 
 

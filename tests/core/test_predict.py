@@ -61,6 +61,17 @@ def test_results_keep_relative_paths_and_never_collide():
     assert result_names(["r/a.jpg", "r/a.bmp", "r/x/a.jpg"], "r") == ["a.jpg.png", "a.bmp.png", "x/a.png"]
 
 
+@pytest.mark.parametrize("line", ["../a.png\n../deep er/ü.jpg", "{root}/a.png\n{root}/deep er/ü.jpg"])
+def test_a_list_that_lies_elsewhere_writes_below_save_dir_all_the_same(tree, tmp_path, line):
+    (tree / "lists").mkdir()
+    (tree / "lists" / "val.txt").write_text(line.format(root=tree), encoding="utf-8")
+    images, root = list_images(str(tree / "lists" / "val.txt"))
+    assert result_names(images, root) == ["a.png", "deep er/ü.png"]
+    before = (tree / "a.png").read_bytes()
+    predict(Oracle(), images, root, Compose([Normalize()]), PALETTE, str(tmp_path / "out" / "x"))
+    assert len(list((tmp_path / "out" / "x").rglob("*.png"))) == 6 and (tree / "a.png").read_bytes() == before
+
+
 def test_writes_overlay_colours_and_class_indices(tree, tmp_path):
     images, root = list_images(str(tree))
     out = tmp_path / "out"

@@ -5,11 +5,10 @@ import re
 import numpy as np
 import paddle
 import pytest
-from tiny import Colors, arrays, build, options, run
+from tiny import Colors, arrays, run, run_pointwise
 
 from paddleseg.core.checkpoint import best_score, list_checkpoints
-from paddleseg.core.optim import SGD, ConstantLR
-from paddleseg.core.train import TrainOptions, dropout_seed, prepare_save_dir, train
+from paddleseg.core.train import TrainOptions, check_save_dir, dropout_seed, open_save_dir
 from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.models.losses import CrossEntropyLoss
 from paddleseg.utils.logger import setup_logging
@@ -79,22 +78,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, changes):
     assert before.read_bytes() == after.read_bytes()
 
 
-def test_accumulation_averages_gradients(tmp_path, float64):
-    class Plain(Colors):
-        def sample(self, index, rng):
-            sample = super().sample(index, rng)
-            return {**sample, "label": np.where(sample["label"] == 255, 0, sample["label"]).astype("uint8")}
-
-    def trained(save_dir, **changes):
-        save_dir.mkdir()
-        paddle.seed(3)
-        model = paddle.nn.Sequential(paddle.nn.Conv2D(3, 3, 1))
-        model.forward = lambda x: [model[0](x.astype("float64"))]
-        train(model, [(CrossEntropyLoss(), 1.0)], SGD(model), ConstantLR(0.1, 2), Plain("val", 8),
-              options(iters=2, **changes), str(save_dir))
-        return arrays(model)
-
-    one, two = trained(tmp_path / "one", batch_size=4), trained(tmp_path / "two", batch_size=2, accum_iters=2)
+def test_accumulation_averages_gradients(tmp_path):
+    one = run_pointwise(tmp_path / "one", batch_size=4)
+    two = run_pointwise(tmp_path / "two", batch_size=2, accum_iters=2)
     for name in one:
         np.testing.assert_allclose(one[name], two[name], rtol=1e-12)
 
@@ -164,25 +150,72 @@ def test_vdl_files_hold_the_numbers_of_the_log(tmp_path):
 # ---- the run's directory and options --------------------------------------------------------------
 
 def test_a_directory_with_another_run_is_refused(tmp_path):
-    run(tmp_path, iters=3)
-    with pytest.raises(RunError, match=r"holds another run .*--resume_model .*iter_3 goes on.*--overwrite deletes"):
-        prepare_save_dir(str(tmp_path), None, False)
-    prepare_save_dir(str(tmp_path), str(tmp_path / "iter_3"), False)
-    assert (tmp_path / "iter_3").exists()
+    run(tmp_path / "run", iters=3)
+    run(tmp_path / "other", iters=2)
+    save_dir = str(tmp_path / "run")
+    with pytest.raises(RunError, match=r"holds another run .*--resume_model .*iter_3 goes on.*--overwrite .*deletes"):
+        check_save_dir(save_dir, None, False)
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="holds another run"):
+            check_save_dir(save_dir, str(tmp_path / "other" / "iter_2"), overwrite)
+    check_save_dir(save_dir, save_dir + "/iter_3", False)
+    check_save_dir(save_dir, None, True)
+    assert (tmp_path / "run" / "iter_3").exists()
 
 
-def test_overwrite_deletes_the_run_and_nothing_else(tmp_path):
+def test_a_new_run_deletes_the_old_one_and_nothing_else(tmp_path):
     run(tmp_path, iters=3, use_vdl=True)
     (tmp_path / "notes.txt").write_text("mine")
-    prepare_save_dir(str(tmp_path), None, True)
+    open_save_dir(str(tmp_path), None)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_save_dir_may_hold_other_things_but_must_not_be_a_file(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    prepare_save_dir(str(tmp_path), None, False)
+    (tmp_path / "train.log").write_text("an attempt that ended before its first checkpoint")
+    check_save_dir(str(tmp_path), None, False)
     with pytest.raises(RunError, match="is a file"):
-        prepare_save_dir(str(tmp_path / "notes.txt"), None, False)
+        check_save_dir(str(tmp_path / "notes.txt"), None, False)
+
+
+def test_resuming_elsewhere_brings_the_best_model_along(tmp_path):
+    run(tmp_path / "old", iters=3, do_eval=True, val_dataset=Colors("val", 3))
+    (tmp_path / "old" / "best_model" / "score.json").write_text('{"iter": 3, "miou": 2.0, "accuracy": 1.0}')
+    _, best = run(tmp_path / "new", resume_model=tmp_path / "old" / "iter_3", do_eval=True,
+                  val_dataset=Colors("val", 3))
+    assert best == 2.0
+
+
+def test_a_score_that_is_not_a_number_is_no_best(tmp_path):
+    run(tmp_path, iters=3, do_eval=True, val_dataset=Colors("val", 3))
+    (tmp_path / "best_model" / "score.json").write_text('{"iter": 3, "miou": NaN, "accuracy": NaN}')
+    _, best = run(tmp_path, resume_model=tmp_path / "iter_3", do_eval=True, val_dataset=Colors("val", 3))
+    assert best > 0
+
+
+def test_pruning_spares_later_checkpoints_of_an_earlier_attempt(tmp_path):
+    run(tmp_path, iters=6, save_interval=2)
+    run(tmp_path, resume_model=tmp_path / "iter_2", iters=3, keep_checkpoint_max=2)
+    assert [path[-6:] for path in list_checkpoints(str(tmp_path))] == ["iter_2", "iter_3", "iter_4", "iter_6"]
+
+
+def test_a_cut_off_evaluation_of_a_finished_run_is_made_up_for(tmp_path):
+    run(tmp_path, iters=3)
+    _, best = run(tmp_path, resume_model=tmp_path / "iter_3", iters=3, do_eval=True, val_dataset=Colors("val", 3))
+    assert best is not None and (tmp_path / "best_model" / "model.pdparams").exists()
+
+
+def test_what_a_crash_left_aside_is_put_back(tmp_path):
+    run(tmp_path, iters=3, do_eval=True, val_dataset=Colors("val", 3))
+    (tmp_path / "best_model").rename(tmp_path / "best_model.old")
+    (tmp_path / "iter_3").rename(tmp_path / "iter_3.old")
+    check_save_dir(str(tmp_path), str(tmp_path / "iter_3"), False)
+    assert (tmp_path / "best_model" / "score.json").exists() and (tmp_path / "iter_3" / "score.json").exists()
+
+
+def test_every_output_needs_a_loss(tmp_path):
+    with pytest.raises(ConfigError, match="loss.coef has 1 values, but the model has 2 outputs .loss_seg, loss_aux"):
+        run(tmp_path, criteria=[(CrossEntropyLoss(), 1.0)])
 
 
 @pytest.mark.parametrize("name", ["batch_size", "iters", "accum_iters", "save_interval", "log_iters",
@@ -205,4 +238,3 @@ def test_setup_logging_writes_to_the_file_too(tmp_path, capsys):
     logger.info("from rank 1")
     assert capsys.readouterr().out.endswith("[INFO]\thello\n")
     assert (tmp_path / "train.log").read_text().endswith("[INFO]\thello\n")
-    assert build()[0].training

@@ -4,9 +4,10 @@ import numpy as np
 import paddle
 import paddle.nn as nn
 
-from paddleseg.core.optim import SGD, PolynomialDecay
-from paddleseg.core.train import TrainOptions, train
+from paddleseg.core.optim import SGD, ConstantLR, PolynomialDecay
+from paddleseg.core.train import TrainOptions, open_save_dir, resume, train
 from paddleseg.models.losses import CrossEntropyLoss
+from paddleseg.utils import distributed
 
 
 class TinyNet(nn.Layer):
@@ -51,7 +52,7 @@ class Colors(paddle.io.Dataset):
 def build(seed=0):
     paddle.seed(seed)
     model = TinyNet()
-    return model, SGD(model, weight_decay=1e-4)
+    return model, SGD(model, momentum=0.9, weight_decay=1e-4)
 
 
 def options(**changes):
@@ -61,14 +62,52 @@ def options(**changes):
 
 def run(save_dir, resume_model=None, dataset=None, val_dataset=None, criteria=None, model_seed=0, **changes):
     """Train a fresh TinyNet; returns it and the best mIoU."""
-    save_dir.mkdir(exist_ok=True)
     model, optimizer = build(model_seed)
     loss = CrossEntropyLoss()
+    resume_model = str(resume_model) if resume_model else None
+    settings = options(**changes)
+    start = resume(resume_model, model, optimizer, settings) if resume_model else 0
+    if distributed.rank() == 0:
+        open_save_dir(str(save_dir), resume_model)
     best = train(model, criteria or [(loss, 1.0), (loss, 0.4)], optimizer, PolynomialDecay(0.1, iters=60, power=0.9),
-                 dataset or Colors(), options(**changes), str(save_dir), val_dataset,
-                 resume_model=str(resume_model) if resume_model else None)
+                 dataset or Colors(), settings, str(save_dir), val_dataset, start=start, resume_model=resume_model)
     return model, best
 
 
 def arrays(model):
     return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+class LabelledColors(Colors):
+    """Colors without an ignored pixel, so that every image weighs the same in a mean."""
+
+    def __init__(self):
+        super().__init__("val", 8)
+
+    def sample(self, index, rng):
+        sample = super().sample(index, rng)
+        return {**sample, "label": np.where(sample["label"] == 255, 0, sample["label"]).astype("uint8")}
+
+
+class Pointwise(nn.Layer):
+    """A 1x1 convolution in float64: no batch norm, no dropout."""
+
+    loss_names = ("seg",)
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2D(3, 3, 1)
+        self.to(dtype="float64")
+
+    def forward(self, x):
+        return [self.conv(x.astype("float64"))]
+
+
+def run_pointwise(save_dir, **changes):
+    """Two steps over batches that don't depend on how they are put together; returns the parameters."""
+    save_dir.mkdir(exist_ok=True)
+    paddle.seed(3)
+    model = Pointwise()
+    train(model, [(CrossEntropyLoss(), 1.0)], SGD(model, momentum=0.9), ConstantLR(0.1, 2), LabelledColors(),
+          options(iters=2, **changes), str(save_dir))
+    return arrays(model)

@@ -6,11 +6,14 @@ Parameters start as the framework sets them, as in PaddleSeg: convolutions from 
 biases at 0, batch norms at weight 1 and bias 0.
 """
 
+import functools
 from typing import Optional, Type, Union
 
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
+
+from paddleseg.cvlibs.errors import ConfigError
 
 
 def SyncBatchNorm(num_features: int, single_process: Type[nn.Layer] = nn.BatchNorm2D, **kwargs) -> nn.Layer:
@@ -28,11 +31,25 @@ def use_unbiased_variance(model: nn.Layer) -> None:
     """Let every batch norm of a model track the unbiased variance, as PyTorch's does.
 
     Both frameworks normalise by the variance over n values with divisor n; for evaluation Paddle tracks that,
-    PyTorch v * n / (n - 1). n counts the values of a channel over all processes.
+    PyTorch v * n / (n - 1). n counts the values of a channel over all processes. Measured on the CPU; on a GPU
+    single-process layers are asked (`_tracks_biased`), and SyncBatchNorm is taken for biased.
     """
     for layer in model.sublayers():
-        if isinstance(layer, (nn.BatchNorm1D, nn.BatchNorm2D, nn.SyncBatchNorm)):
+        one_process = isinstance(layer, (nn.BatchNorm1D, nn.BatchNorm2D))
+        if isinstance(layer, nn.SyncBatchNorm) or (one_process and _tracks_biased(type(layer), paddle.get_device())):
             _UnbiasedVariance(layer)
+
+
+@functools.lru_cache
+def _tracks_biased(kind: Type[nn.Layer], device: str) -> bool:
+    """Whether a kind of batch norm tracks the biased variance on a device; a vendor's kernel may not.
+
+    The values 0 and 1 have a biased variance of 1/4 and an unbiased one of 1/2.
+    """
+    layer = kind(1)
+    layer(paddle.to_tensor([0.0, 1.0]).reshape([2, 1, 1] + [1] * (kind is nn.BatchNorm2D)))
+    share = (layer._variance.item() - layer._momentum) / (1 - layer._momentum)
+    return share < 0.375
 
 
 class _UnbiasedVariance:
@@ -91,6 +108,8 @@ class ConvBNReLU(ConvBN):
 
 def make_dropout(probability: float, spatial: bool) -> nn.Layer:
     """Dropout of single values, or of whole channels if `spatial`."""
+    if not 0 <= probability < 1:
+        raise ConfigError(f"a dropout of {probability} is not from 0 to below 1")
     return nn.Dropout2D(probability) if spatial else nn.Dropout(probability)
 
 

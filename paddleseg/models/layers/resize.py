@@ -18,7 +18,8 @@ def resize(x: paddle.Tensor, like: paddle.Tensor, align_corners: bool = False) -
         for axis in (2, 3):
             if like.shape[axis] == 1 and x.shape[axis] > 1:
                 x = _middle(x, axis)
-    return F.interpolate(x, size=paddle.shape(like)[2:], mode="bilinear", align_corners=align_corners)
+    size = like.shape[2:] if paddle.in_dynamic_mode() else paddle.shape(like)[2:]
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def _middle(x: paddle.Tensor, axis: int) -> paddle.Tensor:
