@@ -16,7 +16,8 @@ from paddleseg.utils.cli import add_common_flags, add_inference_flags, run_main
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_flags(parser)
-    parser.add_argument("--model_path", required=True, metavar="FILE", help="the weights, a model.pdparams")
+    parser.add_argument("--model_path", required=True, metavar="FILE",
+                        help="the weights, a model.pdparams, or a file in mmsegmentation's or PyTorch-Encoding's names")
     parser.add_argument("--image_path", required=True, metavar="PATH", help="an image, a directory, or a list file")
     parser.add_argument("--save_dir", help="where the pictures go (default: output/result)")
     add_inference_flags(parser, "--aug_pred")
@@ -30,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
     from paddleseg.cvlibs import builder
     from paddleseg.cvlibs.config import load_config
     from paddleseg.utils import device, distributed, logger
-    from paddleseg.utils.weights import load_into, read_weights
+    from paddleseg.utils.weights import load_model_weights, read_model_weights
 
     config = load_config(args.config, args.opts, builder.flag_values(args))
     builder.drop_pretrained(config, "--model_path")
@@ -41,9 +42,9 @@ def main(args: argparse.Namespace) -> int:
 
     images, root = list_images(args.image_path)
     palette = builder.dataset_palette(config, args.custom_color)
-    weights = read_weights(args.model_path)
+    weights = read_model_weights(args.model_path)
     model = builder.build_model(config)
-    load_into(model, weights, args.model_path)
+    load_model_weights(model, weights)
     save_dir = args.save_dir or "output/result"
     predict(model, images, root, builder.build_val_transforms(config), palette, save_dir,
             builder.build_infer_options(config))

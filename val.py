@@ -14,7 +14,8 @@ from paddleseg.utils.cli import add_common_flags, add_inference_flags, add_refus
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_flags(parser)
-    parser.add_argument("--model_path", required=True, metavar="FILE", help="the weights, a model.pdparams")
+    parser.add_argument("--model_path", required=True, metavar="FILE",
+                        help="the weights, a model.pdparams, or a file in mmsegmentation's or PyTorch-Encoding's names")
     add_inference_flags(parser, "--aug_eval")
     parser.add_argument("--data_format", choices=["NCHW"], help="NCHW is the one layout so far")
     add_refused_flag(parser, "--auc_roc", "it would hold every probability of the data set in memory; "
@@ -27,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
     from paddleseg.cvlibs import builder
     from paddleseg.cvlibs.config import load_config
     from paddleseg.utils import device, distributed, logger
-    from paddleseg.utils.weights import load_into, read_weights
+    from paddleseg.utils.weights import load_model_weights, read_model_weights
 
     config = load_config(args.config, args.opts, builder.flag_values(args))
     builder.drop_pretrained(config, "--model_path")
@@ -36,10 +37,10 @@ def main(args: argparse.Namespace) -> int:
     logger.setup_logging(distributed.rank())
     device.start_process(options.device, options.threads)
 
-    weights = read_weights(args.model_path)
+    weights = read_model_weights(args.model_path)
     dataset = builder.build_dataset(config, "val_dataset")
     model = builder.build_model(config)
-    load_into(model, weights, args.model_path)
+    load_model_weights(model, weights)
     scores = evaluate(model, dataset, builder.build_infer_options(config), options.num_workers)
     log_scores(scores, dataset.class_names, len(dataset))
     return 0

@@ -1,43 +1,77 @@
 """The names that other projects give to the same weights, as tables used in both directions.
 
 Ours are PaddleSeg's. A dialect of PyTorch is a table {module of theirs: (module of ours, kind)}; the
-kind says what the module's parameters are called and whether a matrix is transposed.
+kind says what the module's parameters are called and whether a matrix is transposed. There are tables for
+whole models (EncNet, FCN) and for a backbone alone, and for two kinds of stem.
 
-A dialect's name is the stem's layout, with `_d` where the shortcuts pool before their convolution:
+    torchvision        conv1, bn1: one 7x7 convolution; backbones only
+    mmseg              stem.{0,1,3,4,6,7}: mmsegmentation, its ResNetV1c
+    pytorch_encoding   conv1.{0,1,3,4,6}, bn1: PyTorch-Encoding, and timm's backbones
 
-    torchvision        conv1, bn1: one 7x7 convolution
-    mmseg              stem.{0,1,3,4,6,7}: mmsegmentation's ResNetV1c
-    pytorch_encoding   conv1.{0,1,3,4,6}, bn1: PyTorch-Encoding, also timm
+mmsegmentation and PyTorch-Encoding name a stem of one convolution as torchvision does. In mmseg_d and
+pytorch_encoding_d the shortcuts pool before their convolution, as those of ResNet*_vd; this our own names
+don't tell.
 """
 
-from typing import Dict, Mapping, Tuple
+import functools
+import re
+from typing import Dict, List, Mapping, Tuple
 
 import numpy as np
 
-OURS = "paddleseg"
-# The only parameters that an ImageNet file may hold beyond a backbone's.
-CLASSIFIER = ("fc.*", "out.*")
+from paddleseg.cvlibs.errors import WeightsError
+from paddleseg.utils import weight_shapes
 
-_STEMS = {
-    "torchvision": [("conv1", "bn1")],
+OURS = "paddleseg"
+POOLED = "_d"
+DIALECTS = ("torchvision", "mmseg", "mmseg" + POOLED, "pytorch_encoding", "pytorch_encoding" + POOLED)
+
+_ONE_CONV_STEM = [("conv1", "bn1")]
+_DEEP_STEMS = {
     "mmseg": [("stem.0", "stem.1"), ("stem.3", "stem.4"), ("stem.6", "stem.7")],
     "pytorch_encoding": [("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1")],
 }
-# A key that only files of this dialect hold.
-_SIGNS = {
-    OURS: "conv1_1._conv.weight",
-    "mmseg": "stem.0.weight",
-    "pytorch_encoding": "conv1.0.weight",
-    "torchvision": "conv1.weight",
+_COLUMNS = ("mmseg", "pytorch_encoding")
+_BACKBONE = {"mmseg": "backbone.", "pytorch_encoding": "pretrained."}
+# What a convolution and its norm are called within a module that holds both.
+_CONV_NORM = {"mmseg": (".conv", ".bn"), "pytorch_encoding": (".0", ".1")}
+# {module of ours: (kind, theirs in each of _COLUMNS)}
+_AUX = {
+    "fcn_head.conv_bn_relu": ("conv_norm", "auxiliary_head.convs.0", "auxlayer.conv5"),
+    "fcn_head.conv": ("conv", "auxiliary_head.conv_seg", "auxlayer.conv5.4"),
+}
+_HEADS = {
+    "EncNet": {
+        "bottleneck": ("conv_norm", "decode_head.bottleneck", "head.conv5"),
+        **{f"lateral_convs.{i}": ("conv_norm", f"decode_head.lateral_convs.{i}", f"head.connect.{i}")
+           for i in range(3)},
+        "fusion": ("conv_norm", "decode_head.fusion", "head.fusion"),
+        "enc_module.encoding_project":
+            ("conv_norm", "decode_head.enc_module.encoding_project", "head.encmodule.encoding"),
+        "enc_module.encoding.0": ("encoding", "decode_head.enc_module.encoding.0", "head.encmodule.encoding.3"),
+        "enc_module.encoding.1": ("norm", "decode_head.enc_module.encoding.1", "head.encmodule.encoding.4"),
+        "enc_module.fc.0": ("linear", "decode_head.enc_module.fc.0", "head.encmodule.fc.0"),
+        "head": ("conv", "decode_head.conv_seg", "head.conv6.1"),
+        "se_layer": ("linear", "decode_head.se_layer", "head.encmodule.selayer"),
+        **_AUX,
+    },
+    "FCN": {
+        "head.conv_1": ("conv_norm", "decode_head.convs.0", "head.conv5"),
+        "head.cls": ("conv", "decode_head.conv_seg", "head.conv5.4"),
+        **_AUX,
+    },
 }
 # {kind: {parameter of theirs: parameter of ours}}
 _PARAMETERS = {
     "conv": {"weight": "weight", "bias": "bias"},
     "linear": {"weight": "weight", "bias": "bias"},
     "norm": {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance"},
+    "encoding": {"codewords": "codewords", "scale": "scale"},
 }
 _COUNTER = ".num_batches_tracked"  # PyTorch's batch norm counts its batches; Paddle's doesn't
 _MAX_BLOCKS = 36  # of one stage: ResNet-152 has 36 in its third
+_BLOCK = re.compile(r"layer[1-4]\.\d+\.")
+_DEEP_STEM = re.compile(r"(backbone\.|pretrained\.)?(stem\.|conv1\.\d)")
 
 Table = Dict[str, Tuple[str, str]]
 
@@ -46,9 +80,9 @@ def _conv_norm(conv: str, norm: str, ours: str) -> Table:
     return {conv: (f"{ours}._conv", "conv"), norm: (f"{ours}._batch_norm", "norm")}
 
 
-def _resnet_table(stem: str, pooled_shortcut: bool) -> Table:
-    table = {"fc": ("fc", "linear")}
-    for i, (conv, norm) in enumerate(_STEMS[stem], start=1):
+def _resnet_table(stem: List[Tuple[str, str]], pooled_shortcut: bool) -> Table:
+    table = {}
+    for i, (conv, norm) in enumerate(stem, start=1):
         table.update(_conv_norm(conv, norm, f"conv1_{i}"))
     first = 1 if pooled_shortcut else 0
     for stage in range(4):
@@ -58,20 +92,59 @@ def _resnet_table(stem: str, pooled_shortcut: bool) -> Table:
                 table.update(_conv_norm(f"{theirs}.conv{i + 1}", f"{theirs}.bn{i + 1}", f"{ours}.conv{i}"))
             shortcut = f"{theirs}.downsample"
             table.update(_conv_norm(f"{shortcut}.{first}", f"{shortcut}.{first + 1}", f"{ours}.short"))
+    table["fc"] = ("fc", "linear")
     return table
 
 
-TABLES = {stem + ("_d" if pooled else ""): _resnet_table(stem, pooled)
-          for stem in _STEMS for pooled in (False, True)}
+@functools.cache
+def module_table(dialect: str, model: str, deep_stem: bool) -> Table:
+    """{module of theirs: (module of ours, kind)} of a model, one of weight_shapes.MODELS.
+
+    Raises:
+        WeightsError: no such dialect, or it has no such model.
+    """
+    pooled = dialect.endswith(POOLED)
+    project = dialect[:-len(POOLED)] if pooled else dialect
+    if pooled and not deep_stem:
+        raise WeightsError("no ResNet here pools in its shortcuts and has one convolution in the stem")
+    if dialect not in DIALECTS:
+        raise WeightsError(f"{dialect} is none of {', '.join((OURS, *DIALECTS))}")
+    if project == "torchvision" and (deep_stem or model != "ResNet"):
+        raise WeightsError("torchvision has names for ResNets with one convolution in the stem only")
+    backbone = _resnet_table(_DEEP_STEMS[project] if deep_stem else _ONE_CONV_STEM, pooled)
+    if model == "ResNet":
+        return backbone
+    table = {_BACKBONE[project] + theirs: ("backbone." + ours, kind) for theirs, (ours, kind) in backbone.items()}
+    column = 1 + _COLUMNS.index(project)
+    for ours, row in _HEADS[model].items():
+        if row[0] == "conv_norm":
+            conv, norm = _CONV_NORM[project]
+            table.update(_conv_norm(row[column] + conv, row[column] + norm, ours))
+        else:
+            table[row[column]] = (ours, row[0])
+    return table
 
 
 def recognise(weights: Mapping[str, np.ndarray]) -> str:
     """The name of the dialect that the keys are in; ours if no other is recognised."""
-    for dialect, sign in _SIGNS.items():
-        if sign in weights:
-            pooled = any(key.endswith("downsample.2.weight") for key in weights)
-            return dialect + "_d" if pooled and dialect != OURS else dialect
-    return OURS
+    if any(key.endswith("._mean") for key in weights):
+        return OURS  # or a model of the user's own: PyTorch says running_mean
+    if any(key.startswith(("decode_head.", "auxiliary_head.")) for key in weights):
+        project = "mmseg"
+    elif any(key.startswith("pretrained.") for key in weights):
+        project = "pytorch_encoding"
+    elif not any(_BLOCK.match(key) for key in weights):
+        return OURS
+    elif any(key.startswith("stem.") for key in weights):
+        project = "mmseg"
+    else:
+        project = "pytorch_encoding" if _has_deep_stem(weights) else "torchvision"
+    pooled = any(".downsample.2." in key for key in weights)
+    return project + POOLED if pooled else project
+
+
+def _has_deep_stem(weights: Mapping[str, np.ndarray]) -> bool:
+    return any(_DEEP_STEM.match(key) for key in weights)
 
 
 def _parameter_names(table: Table) -> Dict[str, Tuple[str, str]]:
@@ -82,7 +155,7 @@ def _parameter_names(table: Table) -> Dict[str, Tuple[str, str]]:
 
 
 def _rename(weights, names) -> Dict[str, np.ndarray]:
-    """Names outside the table are kept, so that a strict load reports them."""
+    """Names outside the table are kept, so that the check reports them."""
     renamed = {}
     for key, value in weights.items():
         new_key, kind = names.get(key, (key, None))
@@ -91,23 +164,77 @@ def _rename(weights, names) -> Dict[str, np.ndarray]:
 
 
 def to_ours(weights: Mapping[str, np.ndarray]) -> Tuple[Dict[str, np.ndarray], str]:
-    """The weights under our names and in our layout, and the dialect they were in."""
+    """The weights under our names and in our layout, and the dialect they were in.
+
+    Weights in no other dialect are taken for ours and come back as they are. Without `num_batches_tracked`,
+    and without the ImageNet classifier that PyTorch-Encoding may keep, unused, in a whole model.
+
+    Raises:
+        WeightsError: something is missing, unexpected or mis-shaped; the names are theirs.
+    """
     dialect = recognise(weights)
     if dialect == OURS:
         return dict(weights), dialect
-    kept = {key: value for key, value in weights.items() if not key.endswith(_COUNTER)}
-    return _rename(kept, _parameter_names(TABLES[dialect])), dialect
+    kept = {key: value for key, value in weights.items()
+            if not key.endswith(_COUNTER) and not key.startswith("pretrained.fc.")}
+    model = "ResNet"
+    if any(key.startswith(("decode_head.", "auxiliary_head.", "pretrained.")) for key in kept):
+        model = "EncNet" if any("enc_module." in key or "encmodule." in key for key in kept) else "FCN"
+    names = _parameter_names(module_table(dialect, model, _has_deep_stem(kept)))
+    renamed = _rename(kept, names)
+    weight_shapes.check(renamed, model, f"{model} in the names of {dialect}", dialect.endswith(POOLED),
+                        {ours: theirs for theirs, (ours, _) in names.items()})
+    return renamed, dialect
 
 
 def from_ours(weights: Mapping[str, np.ndarray], dialect: str) -> Dict[str, np.ndarray]:
-    """Weights of ours under the names and in the layout of `dialect`.
+    """Weights of ours under the names and in the layout of `dialect`, with `num_batches_tracked` of 0.
 
-    `num_batches_tracked` isn't made up: PyTorch loads a plain dict without it.
+    PyTorch's dialects have no biases in convolutions before a batch norm: see `fold_biases`.
 
     Raises:
-        KeyError: no such dialect.
+        WeightsError: no such dialect, or something is missing, unexpected or mis-shaped; the names are ours.
     """
+    model = weight_shapes.model_of(weights)
     if dialect == OURS:
+        weight_shapes.check(weights, model, model)
         return dict(weights)
-    names = _parameter_names(TABLES[dialect])
-    return _rename(weights, {ours: (theirs, kind) for theirs, (ours, kind) in names.items()})
+    deep = any(key.endswith("conv1_2._conv.weight") for key in weights)
+    names = _parameter_names(module_table(dialect, model, deep))
+    weight_shapes.check(weights, model, f"{model} for the names of {dialect}", False)
+    renamed = _rename(fold_biases(weights), {ours: (theirs, kind) for theirs, (ours, kind) in names.items()})
+    result = {}
+    for key, value in renamed.items():
+        result[key] = value
+        if key.endswith(".running_var"):
+            result[key[:-len(".running_var")] + _COUNTER] = np.zeros((), "int64")
+    return result
+
+
+def conv_biases(weights: Mapping[str, np.ndarray]) -> List[str]:
+    """Our names of the biases of convolutions before a batch norm."""
+    return [key for key in weights if key.endswith("._conv.bias")]
+
+
+def fold_biases(weights: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    """Without the biases of convolutions before a batch norm, which are taken off the running means.
+
+    (x + b) - mean = x - (mean - b), so the model's outputs stay, but for rounding; a bias of 0 changes no bit.
+    """
+    folded = dict(weights)
+    for key in conv_biases(weights):
+        mean = key.replace("._conv.bias", "._batch_norm._mean")
+        shifted = weights[mean].astype("float64") - folded.pop(key)
+        folded[mean] = shifted.astype(weights[mean].dtype)
+    return folded
+
+
+def add_biases(weights: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    """With zeros for the biases that PaddleSeg's heads have and other projects' don't."""
+    result = {}
+    for key, value in weights.items():
+        result[key] = value
+        bias = key[:-len("weight")] + "bias"
+        if key.endswith("._conv.weight") and not key.startswith("backbone.") and bias not in weights:
+            result[bias] = np.zeros(value.shape[0], value.dtype)
+    return result

@@ -289,6 +289,51 @@ def _scalar(dtype, data):
     return np.frombuffer(data, dtype.dtype)[0].item()
 
 
+class _Box(_StandIn):
+    """The array without dimensions in which np.save wraps a mapping."""
+
+    __slots__ = ("value",)
+
+    def __init__(self):
+        self.value = None
+
+    def __setstate__(self, state):
+        _, shape, dtype, _, values = state
+        if shape != () or not isinstance(dtype, _ObjectDtype) or type(values) is not list or len(values) != 1:
+            raise Refused("holds something else than one mapping")
+        self.value = values[0]
+
+
+class _ObjectDtype(_StandIn):
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        pass
+
+
+class _NpyReader(_Reader):
+    """The pickle in an .npy file of np.save(path, mapping): a box around the mapping."""
+
+    def __init__(self, stream: BinaryIO, budget_bytes: int):
+        super().__init__(stream, budget_bytes)
+        self._is_boxed = False
+
+    def _table(self):
+        table = super()._table()
+        table["numpy", "dtype"] = _Global("numpy.dtype", self._dtype)
+        return table
+
+    def _dtype(self, code, align=False, copy=False):
+        return _ObjectDtype() if code == "O8" else _Dtype(code, align, copy)
+
+    def _reconstruct(self, subtype, shape, typecode):
+        array = super()._reconstruct(subtype, shape, typecode)
+        if self._is_boxed:
+            return array
+        self._is_boxed = True
+        return _Box()
+
+
 class _TorchReader(_Reader):
     """The pickle of a PyTorch file; `storages` collects by key what its tensors look at."""
 
@@ -465,6 +510,20 @@ def _read_torch_legacy(stream: BinaryIO, select: Callable) -> Any:
     return plain(select(value))
 
 
+def _read_npy(path: str) -> Any:
+    with open(path, "rb") as stream:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise Refused(f"is an .npy file of version {version}; np.save writes a mapping in (1, 0)")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        if shape != () or not dtype.hasobject:
+            raise Refused("is an .npy file of an array, not of a mapping")
+        box = _load(_NpyReader(stream, os.path.getsize(path)), stream)
+        if not isinstance(box, _Box):
+            raise Refused("is an .npy file without a mapping")
+        return plain(box.value)
+
+
 def _read(path: str, select: Callable) -> Any:
     if archive.is_zip(path):
         return _read_torch_zip(path, select)
@@ -484,8 +543,18 @@ def read(path: str, select: Callable[[Any], Any] = lambda value: value) -> Any:
     Raises:
         WeightsError: missing, damaged, of another format, or holding anything but data.
     """
+    return _guarded(path, "a weights file", lambda: _read(path, select))
+
+
+def read_npy(path: str) -> Any:
+    """The mapping in a file of np.save(path, mapping), as `read` returns it; raises as `read` does."""
+    return _guarded(path, "an .npy file", lambda: _read_npy(path))
+
+
+def _guarded(path: str, kind: str, read_file: Callable[[], Any]) -> Any:
+    """What `read_file` returns; its failures become a WeightsError about `path`, which was to be `kind`."""
     try:
-        return _read(path, select)
+        return read_file()
     except Refused as reason:
         raise WeightsError(f"{path} {printable(str(reason))}") from None
     except FileNotFoundError:
@@ -494,4 +563,4 @@ def read(path: str, select: Callable[[Any], Any] = lambda value: value) -> Any:
         raise WeightsError(f"{path} can't be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged pickle can raise anything
         reason = printable(f"{type(error).__name__}: {error}")
-        raise WeightsError(f"{path} is truncated, damaged or not a weights file ({reason:.120})") from error
+        raise WeightsError(f"{path} is truncated, damaged or not {kind} ({reason:.120})") from error

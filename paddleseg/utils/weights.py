@@ -1,24 +1,23 @@
 """Weights files: read any of them as data, load them strictly, write `.pdparams`."""
 
 import contextlib
-import fnmatch
 import logging
 import os
 import pickle
 import zipfile
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from paddleseg.cvlibs.errors import WeightsError
-from paddleseg.utils import archive, dialects, download, safe_pickle
+from paddleseg.utils import archive, dialects, download, safe_pickle, weight_shapes
+from paddleseg.utils.weight_shapes import times
 
 logger = logging.getLogger(__name__)
 
 _NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds it: name in the model -> name of the tensor
 _WRAPPERS = ("state_dict", "model")  # training checkpoints keep the weights under one of these
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
-_SHOWN_NAMES = 5
 
 
 def read_pickle(path: str) -> Any:
@@ -150,40 +149,25 @@ def load_into(layer, weights: Mapping[str, np.ndarray], source: str,
             cast to floats); nothing is loaded then.
     """
     state = layer.state_dict()
-    missing = _unmatched(sorted(state.keys() - weights.keys()), allow_missing)
-    unexpected = _unmatched(sorted(weights.keys() - state.keys()), allow_unexpected)
+    missing = weight_shapes.unmatched(sorted(state.keys() - weights.keys()), allow_missing)
+    unexpected = weight_shapes.unmatched(sorted(weights.keys() - state.keys()), allow_unexpected)
     mis_shaped, mis_typed, fitting = [], [], []
     for name in sorted(state.keys() & weights.keys()):
         ours, theirs = list(state[name].shape), list(weights[name].shape)
         dtype, their_dtype = _dtype_name(state[name]), str(weights[name].dtype)
         if ours != theirs:
-            mis_shaped.append(f"{name} (file {_times(theirs)} vs model {_times(ours)})")
+            mis_shaped.append(f"{name} (file {times(theirs)} vs model {times(ours)})")
         elif dtype != their_dtype and not (dtype in _FLOATS and their_dtype in _FLOATS):
             mis_typed.append(f"{name} (file {their_dtype} vs model {dtype})")
         else:
             fitting.append(name)
-    faults = [f"{what}: {_shorten(names)}" for what, names in (
-        ("missing", missing), ("unexpected", unexpected), ("mis-shaped", mis_shaped),
-        ("mis-typed", mis_typed)) if names]
+    faults = weight_shapes.list_faults({"missing": missing, "unexpected": unexpected, "mis-shaped": mis_shaped,
+                                        "mis-typed": mis_typed})
     if faults:
-        raise WeightsError(f"{source} fits {len(fitting)} of {len(state)} parameters; {'; '.join(faults)}")
+        raise WeightsError(f"{source} fits {len(fitting)} of {len(state)} parameters; {faults}")
     for name in fitting:
         _set_value(state[name], weights[name])
     return len(fitting)
-
-
-def _unmatched(names: Sequence[str], patterns: Sequence[str]) -> List[str]:
-    return [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
-
-
-def _shorten(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN_NAMES
-    shown = [safe_pickle.printable(name)[:200] for name in names[:_SHOWN_NAMES]]
-    return ", ".join(shown) + (f", … (+{more} more)" if more > 0 else "")
-
-
-def _times(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
 
 
 def _dtype_name(tensor) -> str:
@@ -199,14 +183,58 @@ def _set_value(tensor, array: np.ndarray) -> None:
         tensor.set_value(np.array(array, dtype=dtype, order="C"))
 
 
+class ModelWeights(NamedTuple):
+    """Weights under our names, and where they are from."""
+
+    arrays: Dict[str, np.ndarray]
+    source: str
+    dialect: str
+
+
+def read_model_weights(path: str) -> ModelWeights:
+    """The weights of a model or a backbone, ours or in another dialect (see dialects.py), under our names.
+
+    Raises:
+        WeightsError: the file can't be read, or holds only a part of another project's model.
+    """
+    weights = read_weights(path)
+    try:
+        arrays, dialect = dialects.to_ours(weights)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    return ModelWeights(arrays, path if dialect == dialects.OURS else f"{path} (names of {dialect})", dialect)
+
+
+def load_model_weights(layer, weights: ModelWeights, allow_unexpected: Sequence[str] = ()) -> int:
+    """`load_into`, after a look at what names and shapes of ours don't tell: whether shortcuts pool.
+
+    Raises:
+        WeightsError: they don't fit; nothing is loaded then.
+    """
+    pooled = _pools_in_shortcuts(layer)
+    if weights.dialect != dialects.OURS and pooled not in (None, weights.dialect.endswith(dialects.POOLED)):
+        here, there = ("pool", "don't") if pooled else ("don't pool", "do")
+        raise WeightsError(f"{weights.source}: the model's shortcuts {here}, the file's {there}; "
+                           "take a ResNet*_vd where they do, another variant where they don't")
+    return load_into(layer, weights.arrays, weights.source, allow_unexpected=allow_unexpected)
+
+
+def _pools_in_shortcuts(layer) -> Optional[bool]:
+    """Whether a ResNet, or a model's, does; None for another network."""
+    for name, sublayer in layer.named_sublayers():
+        if name.endswith("bb_1_0.short"):  # the first that every variant has, with stride 2
+            return sublayer.pool is not None
+    return None
+
+
 def load_pretrained(layer, pretrained: Optional[str]) -> Optional[str]:
     """Load the weights that a config's `pretrained` names; returns the path they were read from.
 
     Args:
         layer: a backbone or a whole model.
         pretrained: None, "None" or "" for a start from scratch; a path; or a URL, which is kept under
-            $PADDLESEG_HOME or else ~/.paddleseg/weights. Names of PaddleSeg, and for a ResNet also those of
-            dialects.py. The ImageNet classifier is the only thing that the file may hold beyond the layer.
+            $PADDLESEG_HOME or else ~/.paddleseg/weights. Names of PaddleSeg or those of dialects.py. The
+            ImageNet classifier is the only thing that the file may hold beyond the layer.
 
     Raises:
         WeightsError: the file can't be had, isn't safe, or doesn't fit.
@@ -216,10 +244,9 @@ def load_pretrained(layer, pretrained: Optional[str]) -> Optional[str]:
         logger.info("%s starts from scratch: pretrained is None", name)
         return None
     path = find_weights(pretrained)
-    weights, dialect = dialects.to_ours(read_weights(path))
-    source = path if dialect == dialects.OURS else f"{path} (names of {dialect})"
-    loaded = load_into(layer, weights, source, allow_unexpected=dialects.CLASSIFIER)
-    logger.info("%s: loaded %d of %d parameters from %s", name, loaded, len(layer.state_dict()), source)
+    weights = read_model_weights(path)
+    loaded = load_model_weights(layer, weights, allow_unexpected=weight_shapes.CLASSIFIER)
+    logger.info("%s: loaded %d of %d parameters from %s", name, loaded, len(layer.state_dict()), weights.source)
     return path
 
 

@@ -1,0 +1,180 @@
+import hashlib
+import sys
+
+import numpy as np
+import pytest
+
+from paddleseg.models import FCN, EncNet
+from paddleseg.models.backbones.resnet import ResNet
+from paddleseg.utils import dialects, weights
+from tools.convert_weights import main
+
+
+def encnet(conv_bias=False, variant="v1c", aux_channels=8, depth=18):
+    return EncNet(5, ResNet(depth, variant, base_channels=4), num_codes=3, mid_channels=8, conv_bias=conv_bias,
+                  aux_channels=aux_channels)
+
+
+def state_of(model):
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=value.shape).astype("float32") for name, value in model.state_dict().items()}
+
+
+def save(path, arrays):
+    weights.write_weights(str(path), arrays)
+    return path
+
+
+def assert_same(path, expected):
+    actual = weights.read_weights(str(path))
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert actual[name].dtype == value.dtype and actual[name].shape == value.shape
+        np.testing.assert_array_equal(actual[name], value)
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    def convert(source, name, *flags, code=0):
+        assert main([str(source), str(tmp_path / name), *flags]) == code
+        said = capsys.readouterr()
+        assert code == 0 or not (tmp_path / name).exists()
+        return tmp_path / name, said.out if code == 0 else said.err
+    return convert
+
+
+@pytest.mark.parametrize("to, depth, variant", [
+    ("mmseg", 18, "v1c"), ("pytorch_encoding", 18, "v1s"), ("mmseg_d", 50, "vd"), ("mmseg", 18, "v1b")])
+def test_there_and_back(run, tmp_path, to, depth, variant):
+    ours = state_of(encnet(variant=variant, depth=depth))
+    theirs, said = run(save(tmp_path / "ours.pdparams", ours), "theirs.pdparams", "--to", to)
+    counters = sum(name.endswith("_mean") for name in ours)
+    assert f"{counters} num_batches_tracked added, all 0" in said
+    assert ("take --to mmseg_d" in said) == (to == "mmseg" and variant == "v1c")
+    assert_same(theirs, dialects.from_ours(ours, to))
+    back, said = run(theirs, "back.pdparams")
+    assert f"theirs.pdparams: {len(ours) + counters} arrays in the names of {to}\n" in said
+    assert f"{counters} num_batches_tracked left out\n" in said
+    assert f"back.pdparams: {len(ours)} arrays for paddle, sha256 " in said
+    assert_same(back, ours)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+def test_formats(run, tmp_path, suffix):
+    pytest.importorskip("safetensors" if suffix == ".safetensors" else "torch")
+    ours = state_of(encnet())
+    theirs, _ = run(save(tmp_path / "ours.pdparams", ours), "theirs" + suffix, "--to", "mmseg")
+    assert_same(theirs, dialects.from_ours(ours, "mmseg"))
+    again, _ = run(theirs, "again" + suffix, "--to", "mmseg")
+    assert theirs.read_bytes() == again.read_bytes()
+    assert_same(run(theirs, "back.pdparams")[0], ours)
+
+
+def test_pytorch_reads_what_is_written(run, tmp_path):
+    torch = pytest.importorskip("torch")
+    ours = state_of(encnet())
+    path, _ = run(save(tmp_path / "ours.pdparams", ours), "theirs.pth", "--to", "mmseg")
+    loaded = torch.load(str(path), weights_only=True)
+    expected = dialects.from_ours(ours, "mmseg")
+    assert list(loaded) == list(expected)
+    assert all(np.array_equal(loaded[name].numpy(), value) for name, value in expected.items())
+    assert loaded["backbone.stem.1.num_batches_tracked"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("name, package", [("x.pth", "torch"), ("x.safetensors", "safetensors")])
+def test_a_package_that_is_not_there(run, tmp_path, monkeypatch, name, package):
+    for module in (package, package + ".numpy"):
+        monkeypatch.setitem(sys.modules, module, None)
+    _, said = run(save(tmp_path / "ours.pdparams", state_of(encnet())), name, code=1)
+    assert said == f"WeightsError: {tmp_path / name} needs the package {package}: pip install {package}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.pdparams"]
+
+
+def test_digest(run, tmp_path):
+    path, said = run(save(tmp_path / "ours.pdparams", state_of(encnet())), "model.pdparams")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (tmp_path / "model.pdparams.sha256").read_text() == f"{digest}  model.pdparams\n"
+    assert f"sha256 {digest}" in said
+
+
+def test_for_paddleseg_biases_are_added(run, tmp_path):
+    state = state_of(encnet(variant="vd", depth=50))
+    source = save(tmp_path / "theirs.pdparams", dialects.from_ours(state, "mmseg_d"))
+    path, said = run(source, "model.pdparams", "--to", "paddleseg")
+    assert "3 biases of 0 added before a batch norm\n" in said and "PaddleSeg" not in said
+    model = encnet(variant="vd", depth=50, conv_bias=True)
+    weights.load_pretrained(model, str(path))
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), state.get(name, np.zeros(value.shape)))
+    back, said = run(path, "back.pdparams", "--to", "mmseg_d")
+    assert "3 biases before a batch norm taken off the running means" in said
+    assert_same(back, weights.read_weights(str(source)))
+
+
+@pytest.mark.parametrize("model, dialect, notes", [
+    (encnet(), "mmseg", ["are all _vd"]),
+    (encnet(variant="v1b"), "paddleseg", ["are all _vd"]),
+    (encnet(variant="vd", depth=50, aux_channels=6), "pytorch_encoding_d", ["has 8 channels, this one 6"]),
+    (encnet(variant="vd", conv_bias=True), "paddleseg", []),
+    (ResNet(50, "vd", base_channels=4), "mmseg_d", [])])
+def test_where_paddleseg_computes_something_else_it_is_said(run, tmp_path, model, dialect, notes):
+    source = save(tmp_path / "x.pdparams", dialects.from_ours(state_of(model), dialect))
+    _, said = run(source, "model.pdparams", "--to", "paddleseg")
+    assert said.count("PaddleSeg") == 2 * len(notes)
+    assert all(note in said for note in notes)
+
+
+def test_pooled_shortcuts_stay_pooled(run, tmp_path):
+    state = state_of(encnet(variant="vd", depth=50))
+    source = save(tmp_path / "x.pdparams", dialects.from_ours(state, "mmseg_d"))
+    path, _ = run(source, "y.pdparams", "--to", "pytorch_encoding")
+    assert_same(path, dialects.from_ours(state, "pytorch_encoding_d"))
+    source = save(tmp_path / "x.pdparams", dialects.from_ours(state_of(encnet()), "mmseg"))
+    _, said = run(source, "z.pdparams", "--to", "pytorch_encoding_d", code=1)
+    assert "shortcuts don't pool" in said and "take --to pytorch_encoding\n" in said
+
+
+def test_backbones(run, tmp_path):
+    state = {**state_of(ResNet(18, "v1c", base_channels=4)), "fc.weight": np.ones((32, 10), "float32"),
+             "fc.bias": np.ones(10, "float32")}
+    theirs, _ = run(save(tmp_path / "x.pdparams", state), "theirs.pdparams", "--to", "pytorch_encoding")
+    assert "conv1.6.weight" in weights.read_weights(str(theirs))
+    assert_same(run(theirs, "back.pdparams", "--to", "paddleseg")[0], state)
+
+
+@pytest.mark.parametrize("change, fault", [
+    (lambda state: state.pop("head.bias"), "missing: head.bias"),
+    (lambda state: state.update(odd=np.ones(1, "float32")), "unexpected: odd"),
+    (lambda state: state.update({"head.bias": np.ones(6, "float32")}), r"mis-shaped: head.bias (6, not 5)")])
+@pytest.mark.parametrize("to", ["paddle", "paddleseg", "mmseg", "pytorch_encoding"])
+def test_a_part_of_a_model_is_refused(run, tmp_path, change, fault, to):
+    state = state_of(encnet())
+    change(state)
+    source = save(tmp_path / "x.pdparams", state)
+    _, said = run(source, "y.pdparams", "--to", to, code=1)
+    assert said.startswith(f"WeightsError: {source}: no whole EncNet") and said.endswith(f"; {fault}\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.pdparams"]
+
+
+def test_paddleseg_has_no_such_fcn(run, tmp_path):
+    fcn = FCN(5, ResNet(18, "v1c", base_channels=4), channels=8)
+    _, said = run(save(tmp_path / "x.pdparams", state_of(fcn)), "y.pdparams", "--to", "paddleseg", code=1)
+    assert "take --to paddle " in said
+
+
+@pytest.mark.parametrize("name, fault", [("y.onnx", "is of no format"), ("", "is of no format"),
+                                         ("folder.pth", "is a folder")])
+def test_outputs_that_cannot_be(tmp_path, capsys, name, fault):
+    (tmp_path / "folder.pth").mkdir()
+    source = save(tmp_path / "x.pdparams", state_of(encnet()))
+    assert main([str(source), str(tmp_path / name)]) == 2
+    assert fault in capsys.readouterr().err
+
+
+def test_the_input_is_not_overwritten(tmp_path, capsys):
+    source = save(tmp_path / "x.pdparams", state_of(encnet()))
+    before = source.read_bytes()
+    assert main([str(source), str(tmp_path / "." / "x.pdparams"), "--to", "mmseg"]) == 2
+    assert "both IN and OUT" in capsys.readouterr().err and source.read_bytes() == before
+    assert main([str(tmp_path / "none.pth"), str(tmp_path / "y.pdparams")]) == 1
+    assert "doesn't exist" in capsys.readouterr().err
