@@ -13,11 +13,17 @@ VENV_PYTHON := $(VENV)/bin/python
 SETUP := $(or $(PYTHON),python3) tools/setup_env.py --venv $(VENV) \
 	$(addprefix --paddle ,$(PADDLE)) $(addprefix --device ,$(DEVICE)) $(if $(PYTHON),--this_python)
 
-.PHONY: help env demo test lint bench clean distclean
+# The comparison with PyTorch runs in one environment of its own; PaddleSeg lies in a folder of it,
+# without its dependencies, whose versions exclude this Paddle.
+ALIGN_VENV := .venv-align
+ALIGN_PYTHON := $(ALIGN_VENV)/bin/python
+PADDLESEG := 2.8.0
+
+.PHONY: help env demo test lint bench align-env align align-quick align-mutations clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^#   /  /p' $(firstword $(MAKEFILE_LIST))
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 env:  ## make the environment and report on it
 	@$(SETUP)
@@ -41,8 +47,23 @@ bench:  ## run every benchmark
 	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do \
 		echo "$(VENV_PYTHON) $$file"; $(VENV_PYTHON) $$file; done
 
+align-env:
+	@$(or $(PYTHON),python3) tools/setup_env.py --venv $(ALIGN_VENV) --device cpu \
+		--requirements requirements-align.txt $(if $(PYTHON),--this_python)
+	@test -d $(ALIGN_VENV)/paddleseg/paddleseg-$(PADDLESEG).dist-info || PIP_USER=0 $(ALIGN_PYTHON) -m pip \
+		install --quiet --no-deps --target $(ALIGN_VENV)/paddleseg paddleseg==$(PADDLESEG)
+
+align: align-env  ## compare every step with the PyTorch references on ResNet-101, in numbers
+	$(ALIGN_PYTHON) diff/run.py $(ALIGN_ARGS)
+
+align-quick: align-env  ## the same on small networks
+	$(ALIGN_PYTHON) diff/run.py --quick $(ALIGN_ARGS)
+
+align-mutations: align-env  ## prove that the comparison sees small mistakes in the models
+	$(ALIGN_PYTHON) diff/mutations.py
+
 clean:  ## remove the demo's files and the caches; your data and runs stay
-	rm -rf output/demo data/scenes .pytest_cache .ruff_cache build *.egg-info
+	rm -rf output/demo data/scenes diff/output .pytest_cache .ruff_cache build *.egg-info
 	find . \( -path './.venv*' -o -path ./data -o -path ./output \) -prune -o \
 		-name __pycache__ -prune -exec rm -rf {} +
 

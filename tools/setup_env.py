@@ -1,8 +1,8 @@
 """Make the virtual environment that the Makefile's targets run in; needs a Python and nothing else.
 
-Takes requirements.txt where an NVIDIA GPU is visible and requirements-cpu.txt elsewhere, fits the list to
-this machine, installs it with pip, tries it, and stamps the environment. A stamped environment that still
-fits is left alone; anything else at that path is made anew.
+Takes requirements.txt where an NVIDIA GPU is visible and requirements-cpu.txt elsewhere, or the list it is
+given, fits it to this machine, installs it with pip, tries it, and stamps the environment. A stamped
+environment that still fits is left alone; anything else at that path is made anew.
 
 Pythons too old for the toolkit must be able to read this file, to say so: its syntax is Python 3.6's.
 """
@@ -41,6 +41,7 @@ GUI_LIBRARIES = ("libGL.so.1", "libgthread-2.0.so.0")
 # What an environment takes on the disk, and the free space that making it needs, in GB.
 SIZE_GB = {"cpu": 1.4, "gpu": 6.5}
 NEEDED_GB = {"cpu": 3, "gpu": 12}
+TORCH_GB = 1
 
 Plan = collections.namedtuple("Plan", "device version requirements")
 
@@ -85,16 +86,18 @@ def version_tuple(text):
     return tuple(int(number) for number in match.groups())
 
 
-def make_plan(device, version=None, with_gui=True, root=ROOT):
+def make_plan(device, version=None, with_gui=True, root=ROOT, listed=None):
     """What to install for `device`, with Paddle `version` or else that of the device's requirements file.
 
-    `with_gui` is whether the plain build of OpenCV can be loaded here.
+    `with_gui` is whether the plain build of OpenCV can be loaded here; `listed`, if given, is the
+    requirements file to take instead of the device's.
     """
     version = version or default_version(device, root)
     if version_tuple(version) < OLDEST_PADDLE:
         raise SetupError(f"PADDLE={version} is too old; the toolkit needs 2.6.2 or newer")
     # requirements.txt has the limits that go with Paddle 2. Paddle 3 declares its CUDA libraries itself.
-    lines = requirements_of("gpu" if version_tuple(version) < PADDLE_3 else "cpu", root)
+    lines = (read_requirements(listed) if listed
+             else requirements_of("gpu" if version_tuple(version) < PADDLE_3 else "cpu", root))
     requirements = [f"{'paddlepaddle-gpu' if device == 'gpu' else 'paddlepaddle'}=={version}"]
     for line in lines:
         name = package_name(line)
@@ -264,18 +267,25 @@ def make_venv(venv):
 
 def install(venv, plan):
     free_gb = shutil.disk_usage(str(venv)).free / 1e9
-    if free_gb < NEEDED_GB[plan.device]:
-        raise SetupError(f"{venv.resolve()} has {free_gb:.1f} GB of free disk; "
-                         f"{NEEDED_GB[plan.device]} GB are needed")
+    torch_gb = TORCH_GB if "torch" in map(package_name, plan.requirements) else 0
+    needed_gb = NEEDED_GB[plan.device] + torch_gb
+    if free_gb < needed_gb:
+        raise SetupError(f"{venv.resolve()} has {free_gb:.1f} GB of free disk; {needed_gb} GB are needed")
     wanted = venv / "requirements.txt"
     wanted.write_text("\n".join(plan.requirements) + "\n")
     paddle = plan.requirements[0].replace("==", " ")
     others = len({package_name(line) for line in plan.requirements[1:]})
-    say(f"installing {paddle} and {others} packages into {venv} (about {SIZE_GB[plan.device]} GB, once)")
+    say(f"installing {paddle} and {others} packages into {venv} (about {SIZE_GB[plan.device] + torch_gb} GB, once)")
     fault = f"pip could not install {paddle} and the rest; its own words are above. The next run starts afresh"
     if plan.device == "gpu" and version_tuple(plan.version) >= PADDLE_3:
         fault += f". If it found no such version: {index_advice()}"
-    run([python_of(venv), "-m", "pip", "install", "--quiet", "--no-input", "-r", wanted], fault)
+    pip = [python_of(venv), "-m", "pip"]
+    run(pip + ["install", "--quiet", "--no-input", "-r", wanted], fault)
+    headless = [line for line in plan.requirements if package_name(line) == "opencv-python-headless"]
+    if headless and list(venv.glob("lib/python*/site-packages/opencv_python-*.dist-info")):
+        # Another package asked for the plain build, and the two lie in the same folder.
+        run(pip + ["uninstall", "--quiet", "--yes", "opencv-python", "opencv-python-headless"], fault)
+        run(pip + ["install", "--quiet", "--no-input"] + headless, fault)
 
 
 # Not VisualDL, which is imported for --use_vdl only and needs a home directory to write to.
@@ -334,6 +344,7 @@ def parse_arguments():
     parser.add_argument("--venv", type=pathlib.Path, default=pathlib.Path(".venv"), help="where to make it")
     parser.add_argument("--device", help="cpu or gpu; default: gpu where an NVIDIA GPU is visible")
     parser.add_argument("--paddle", help="the Paddle version; default: that of the requirements file")
+    parser.add_argument("--requirements", type=pathlib.Path, help="the list to install; default: the device's")
     parser.add_argument("--this_python", action="store_true",
                         help="build on the Python that runs this file and on no other")
     parser.add_argument("--dry_run", action="store_true", help="print what would be installed, and stop")
@@ -346,7 +357,8 @@ def main():
         if arguments.device not in (None, "cpu", "gpu"):
             raise SetupError(f"DEVICE={arguments.device} is neither cpu nor gpu")
         cards = gpus.visible_gpus()
-        plan = make_plan(arguments.device or ("gpu" if cards else "cpu"), arguments.paddle, opencv_has_gui())
+        plan = make_plan(arguments.device or ("gpu" if cards else "cpu"), arguments.paddle, opencv_has_gui(),
+                         listed=arguments.requirements)
         notes = check_gpus(plan, cards)
         if arguments.dry_run:
             check_python(plan, may_switch=not arguments.this_python)

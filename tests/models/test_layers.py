@@ -73,13 +73,15 @@ def test_resize_with_aligned_corners_keeps_the_corners():
 def test_unbiased_running_variance_follows_the_definition(float64, kind, shape):
     model = paddle.nn.Sequential(kind(3))
     layers.use_unbiased_variance(model)
-    expected = np.ones(3)
+    mean, variance = np.zeros(3), np.ones(3)
     for _ in range(3):
         x = paddle.randn(shape)
         model(x)
         values = x.numpy().swapaxes(0, 1).reshape(3, -1)
-        expected = 0.9 * expected + 0.1 * values.var(axis=1, ddof=1)
-    np.testing.assert_allclose(model[0]._variance.numpy(), expected, rtol=1e-7)
+        mean = 0.9 * mean + 0.1 * values.mean(axis=1)
+        variance = 0.9 * variance + 0.1 * values.var(axis=1, ddof=1)
+    np.testing.assert_allclose(model[0]._mean.numpy(), mean, rtol=1e-12)
+    np.testing.assert_allclose(model[0]._variance.numpy(), variance, rtol=1e-12)
     before = model[0]._variance.numpy()
     model.eval()
     model(paddle.randn(shape))

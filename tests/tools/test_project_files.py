@@ -74,9 +74,9 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 
 @needs_make
 def test_make_lists_every_target():
-    listed = set(re.findall(r"^  make (\w+)", make().stdout, re.MULTILINE))
+    listed = set(re.findall(r"^  make ([\w-]+)", make().stdout, re.MULTILINE))
     declared = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert listed == set(declared.group(1).split())
+    assert listed == set(declared.group(1).split()) - {"align-env"}  # a step of others
 
 
 @needs_make

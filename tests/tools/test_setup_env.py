@@ -43,6 +43,13 @@ def test_the_set_of_a_device_and_version(device, version, first, has_paddle_2_li
     assert {"pyyaml", "visualdl", "pytest", "ruff"} <= set(requirements)
 
 
+def test_a_list_in_place_of_the_devices():
+    plan = setup_env.make_plan("cpu", with_gui=False, listed=setup_env.ROOT / "requirements-align.txt")
+    names = [setup_env.package_name(line) for line in plan.requirements]
+    assert plan.requirements[0] == "paddlepaddle==3.3.1" and names.count("paddlepaddle") == 1
+    assert {"torch", "mmcv-lite", "opencv-python-headless", "pytest"} <= set(names)
+
+
 @pytest.mark.parametrize("version", [None, "2.6.2"])
 def test_opencv_is_headless_without_libgl(version, monkeypatch):
     monkeypatch.setattr(setup_env, "GUI_LIBRARIES", ("libno-such-library.so.1",))
@@ -248,6 +255,17 @@ def test_a_second_run_waits(ready):
     assert not other.is_alive()
 
 
+def add_wheel(folder, name, module, code="", requires=""):
+    """A wheel `name` 1.0 that holds one module."""
+    stem = f"{name.replace('-', '_')}-1.0"
+    with zipfile.ZipFile(str(folder / f"{stem}-py3-none-any.whl"), "w") as wheel:
+        wheel.writestr(f"{module}.py", code)
+        wheel.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requires}")
+        wheel.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{stem}.dist-info/RECORD", f"{module}.py,,\n{stem}.dist-info/METADATA,,\n"
+                       f"{stem}.dist-info/WHEEL,,\n{stem}.dist-info/RECORD,,\n")
+
+
 @pytest.fixture
 def wheels(tmp_path, monkeypatch):
     """Let pip see one wheel of one module, and nothing else."""
@@ -255,11 +273,7 @@ def wheels(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     folder = tmp_path / "wheels"
     folder.mkdir()
-    with zipfile.ZipFile(str(folder / "probe-1.0-py3-none-any.whl"), "w") as wheel:
-        wheel.writestr("probe.py", "")
-        wheel.writestr("probe-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: probe\nVersion: 1.0\n")
-        wheel.writestr("probe-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr("probe-1.0.dist-info/RECORD", "")
+    add_wheel(folder, "probe", "probe")
     for name, value in (("CONFIG_FILE", os.devnull), ("NO_INDEX", "1"), ("FIND_LINKS", str(folder))):
         monkeypatch.setenv(f"PIP_{name}", value)
     monkeypatch.setattr(setup_env, "NEEDED_GB", {"cpu": 0})
@@ -281,6 +295,15 @@ def test_making_an_environment_from_beginning_to_end(tmp_path, wheels, capsys):
 
     setup_env.set_up(venv, plan, [], this_python=True)
     assert capsys.readouterr().out == ""
+
+
+def test_the_headless_opencv_stays_where_a_package_asks_for_the_plain_one(tmp_path, wheels, monkeypatch):
+    add_wheel(wheels, "opencv-python", "cv2", "BUILD = 'plain'")
+    add_wheel(wheels, "opencv-python-headless", "cv2", "BUILD = 'headless'")
+    add_wheel(wheels, "mm", "mm", requires="Requires-Dist: opencv-python\n")
+    monkeypatch.setattr(setup_env, "IMPORT_ALL", "import cv2, mm; assert cv2.BUILD == 'headless'")
+    plan = Plan("cpu", "3.3.1", ["probe==1.0", "opencv-python-headless", "mm"])
+    setup_env.set_up(tmp_path / ".venv", plan, [], this_python=True)
 
 
 def test_paddle_3_for_gpus_is_not_on_pypi(tmp_path, wheels, monkeypatch):

@@ -53,27 +53,33 @@ def _tracks_biased(kind: Type[nn.Layer], device: str) -> bool:
 
 
 class _UnbiasedVariance:
-    """Corrects the running variance of one batch norm after each forward pass in training."""
+    """Corrects the running statistics of one batch norm after each forward pass in training.
+
+    The kernel keeps the momentum in float32; this takes it as it was given, so that float64 is float64.
+    """
 
     def __init__(self, layer: nn.Layer):
         self.processes = paddle.distributed.get_world_size() if isinstance(layer, nn.SyncBatchNorm) else 1
-        self.kept = None
+        self.momentum = layer._momentum
+        self.kernel_momentum = paddle.full([1], self.momentum, "float32").item()
+        self.before = ()
         layer.register_forward_pre_hook(self.remember)
         layer.register_forward_post_hook(self.correct)
 
     def remember(self, layer: nn.Layer, inputs: tuple) -> None:
-        """Keep the old variance's share of the new one."""
         if layer.training:
-            self.kept = layer._momentum * layer._variance
+            self.before = layer._mean.clone(), layer._variance.clone()
 
     def correct(self, layer: nn.Layer, inputs: tuple, output: paddle.Tensor) -> None:
-        """Scale the batch's share by n / (n - 1)."""
+        """running = momentum * before + (1 - momentum) * batch, with n / (n - 1) for the variance."""
         if not layer.training:
             return
         count = self.processes * inputs[0].size // inputs[0].shape[1]
+        factors = 1.0, count / max(count - 1, 1)
         with paddle.no_grad():
-            share = layer._variance - self.kept
-            layer._variance.set_value(self.kept + share * (count / max(count - 1, 1)))
+            for running, before, factor in zip((layer._mean, layer._variance), self.before, factors):
+                batch = (running - self.kernel_momentum * before) / (1.0 - self.kernel_momentum)
+                running.set_value(self.momentum * before + (1.0 - self.momentum) * factor * batch)
 
 
 class ConvBN(nn.Layer):

@@ -1,0 +1,37 @@
+"""Training: optimizer steps at the recipe's hyperparameters.
+
+    python diff/bp_align.py --side paddle --reference mmseg --dtype float64
+
+Keys are step<number>/<loss term> and step<number>/lr, gradient/<parameter> at the first step, and
+state/<parameter or buffer> after the last; names are ours.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diff import inputs, step
+
+STEPS = 10
+SIZE = inputs.SIZES[0]
+
+
+def main() -> None:
+    args = step.parse_args(__doc__)
+    step.set_threads(args)
+    log = step.Log(args, "bp_align")
+    setup = inputs.Setup(depth=args.depth)
+    side = step.open_side(args, setup, step.random_weights(args, setup))
+    for number in range(STEPS):
+        losses = side.backward(inputs.images(SIZE, args.dtype, seed=number), inputs.label(SIZE, seed=number))
+        log.add_all(f"step{number}", losses)
+        if number == 0:
+            log.add_all("gradient", side.gradients())
+        log.add(f"step{number}/lr", side.update())
+    log.add_all("state", side.state())
+    log.save()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Reference `mmseg`: mmsegmentation's own EncoderDecoder, losses, optimizer wrapper and PolyLR.
+
+mmcv-lite has no compiled operators, and EncNet calls none; a module in their place lets mmseg be imported.
+"""
+
+import contextlib
+import sys
+import types
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Dict, List, Mapping
+
+import numpy as np
+import torch
+
+
+class _NoOperators(types.ModuleType):
+    """Has every operator that mmcv asks for by name, and refuses to run it."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def refuse(*args, **kwargs):
+            raise NotImplementedError(f"mmcv-lite has no compiled operator {name}")
+        return refuse
+
+
+_operators = _NoOperators("mmcv._ext")
+_operators.__spec__ = ModuleSpec("mmcv._ext", loader=None)  # mmengine looks for it and then takes mmcv as lite
+sys.modules.setdefault("mmcv._ext", _operators)
+
+import mmseg  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.model import revert_sync_batchnorm  # noqa: E402
+from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmengine.registry import PARAM_SCHEDULERS  # noqa: E402
+from mmengine.structures import PixelData  # noqa: E402
+from mmseg.models.utils import resize  # noqa: E402
+from mmseg.registry import MODELS  # noqa: E402
+from mmseg.structures import SegDataSample  # noqa: E402
+from mmseg.utils import register_all_modules  # noqa: E402
+from torch.overrides import TorchFunctionMode  # noqa: E402
+
+from diff.inputs import Setup  # noqa: E402
+from paddleseg.utils import dialects  # noqa: E402
+
+
+class _FloatMeansDouble(TorchFunctionMode):
+    """Lets `tensor.float()` give float64.
+
+    mmsegmentation casts the SE loss's targets so; beside float64 logits PyTorch then computes
+    (1 - target) * logit in float32.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {})) if func is not torch.Tensor.float else args[0].double()
+
+
+CONFIG = Path(mmseg.__file__).parent / ".mim/configs/encnet/encnet_r101-d8_4xb2-80k_cityscapes-512x1024.py"
+
+
+def load_config(setup: Setup) -> Config:
+    """mmsegmentation's config with the setup's widths and schedule, without dropout and initial weights."""
+    config = Config.fromfile(str(CONFIG))
+    config.model.pretrained = None
+    config.model.backbone.update(depth=setup.depth, base_channels=setup.base_channels,
+                                 stem_channels=setup.base_channels)
+    expansion = 4  # of bottleneck blocks
+    channels = [expansion * setup.base_channels * 2 ** stage for stage in range(4)]
+    config.model.decode_head.update(in_channels=channels[1:], channels=setup.mid_channels, dropout_ratio=0.0)
+    config.model.auxiliary_head.update(in_channels=channels[2], channels=setup.aux_channels, dropout_ratio=0.0)
+    config.optim_wrapper.optimizer.update(lr=setup.learning_rate, momentum=setup.momentum,
+                                          weight_decay=setup.weight_decay)
+    config.param_scheduler[0].end = setup.iters
+    return config
+
+
+class Side:
+    """mmsegmentation's EncNet with given weights of ours; the methods are those of `ours.PaddleSide`."""
+
+    def __init__(self, setup: Setup, weights: Mapping[str, np.ndarray], dtype: str):
+        register_all_modules(init_default_scope=True)
+        config = load_config(setup)
+        self.model = revert_sync_batchnorm(MODELS.build(config.model)).to(getattr(torch, dtype))
+        load(self.model, weights)
+        self.casts = _FloatMeansDouble if dtype == "float64" else contextlib.nullcontext
+        self.optim_wrapper = build_optim_wrapper(self.model, config.optim_wrapper)
+        self.scheduler = PARAM_SCHEDULERS.build(
+            dict(config.param_scheduler[0]), default_args={"optimizer": self.optim_wrapper})
+
+    def forward(self, images: np.ndarray, train: bool) -> Dict[str, np.ndarray]:
+        self.model.train(train)
+        found = {}
+        hooks = self._watch(found, train)
+        kept = {name: value.clone() for name, value in self.model.state_dict().items()}
+        with torch.no_grad():
+            found.update(self._outputs(torch.from_numpy(images), train))
+        for hook in hooks:
+            hook.remove()
+        self.model.load_state_dict(kept)
+        return {name: value.numpy() for name, value in found.items()}
+
+    def _outputs(self, images: torch.Tensor, train: bool) -> Dict[str, torch.Tensor]:
+        size = tuple(images.shape[2:])
+        if not train:
+            metas = [dict(img_shape=size, ori_shape=size, pad_shape=size)] * len(images)
+            return {"seg": self.model.encode_decode(images, metas)}
+        feats = self.model.extract_feat(images)
+        seg, se = self.model.decode_head(feats)
+        aux = self.model.auxiliary_head(feats)
+        return {"seg": self._full_size(seg, size), "aux": self._full_size(aux, size), "se": se}
+
+    def _full_size(self, logits: torch.Tensor, size) -> torch.Tensor:
+        """As the heads' `loss_by_feat` resizes."""
+        return resize(logits, size=size, mode="bilinear", align_corners=self.model.decode_head.align_corners)
+
+    def _watch(self, found: Dict[str, torch.Tensor], train: bool) -> List:
+        """Hooks that put copies of the stages into `found`: operations in place follow."""
+        model, head = self.model, self.model.decode_head
+
+        def put(name):
+            return lambda layer, args, output: found.__setitem__(name, output.clone())
+
+        def put_stages(layer, args, output):
+            found.update({f"layer{number}": feat.clone() for number, feat in enumerate(output, start=1)})
+
+        watched = [(model.backbone.stem, put("stem")), (model.backbone, put_stages),
+                   (head.bottleneck, put("bottleneck")),
+                   (head.enc_module, lambda layer, args, output: found.__setitem__("encoding", output[0].clone())),
+                   (head.conv_seg, put("logits"))]
+        if train:
+            watched.append((model.auxiliary_head.conv_seg, put("aux_logits")))
+        return [layer.register_forward_hook(hook) for layer, hook in watched]
+
+    def losses(self, logits: Mapping[str, np.ndarray], label: np.ndarray) -> Dict[str, float]:
+        tensors = {name: torch.from_numpy(value) for name, value in logits.items()}
+        samples = data_samples(label)
+        with self.casts():
+            decode = self.model.decode_head.loss_by_feat((tensors["seg"], tensors["se"]), samples)
+            aux = self.model.auxiliary_head.loss_by_feat(tensors["aux"], samples)
+        return self._named({**{f"decode.{name}": value for name, value in decode.items()},
+                            **{f"aux.{name}": value for name, value in aux.items()}})[0]
+
+    def _named(self, losses: Mapping[str, torch.Tensor]):
+        """(our names of mmsegmentation's loss terms and their sum as numbers, the sum)."""
+        total, _ = self.model.parse_losses(dict(losses))
+        terms = {"seg": losses["decode.loss_ce"], "aux": losses["aux.loss_ce"], "se": losses["decode.loss_se"],
+                 "total": total}
+        return {name: term.item() for name, term in terms.items()}, total
+
+    def backward(self, images: np.ndarray, label: np.ndarray) -> Dict[str, float]:
+        self.model.train()
+        with self.casts():
+            found = self.model.loss(torch.from_numpy(images), data_samples(label))
+        losses, total = self._named(found)
+        self.optim_wrapper.backward(total)
+        return losses
+
+    def gradients(self) -> Dict[str, np.ndarray]:
+        gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
+        # Weights are renamed as a whole, so the buffers go along.
+        renamed = in_our_names({**self.model.state_dict(), **gradients})
+        return {name: value for name, value in renamed.items() if not name.endswith(("._mean", "._variance"))}
+
+    def update(self) -> float:
+        lr = self.optim_wrapper.get_lr()["lr"][0]
+        self.optim_wrapper.step()
+        self.optim_wrapper.zero_grad()
+        self.scheduler.step()
+        return lr
+
+    def state(self) -> Dict[str, np.ndarray]:
+        return in_our_names(self.model.state_dict())
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        return self.forward(images, train=False)["seg"].argmax(axis=1)
+
+
+def load(model: torch.nn.Module, weights: Mapping[str, np.ndarray]) -> None:
+    """Load weights of ours; PyTorch's counters of batches are all that may be missing.
+
+    Raises:
+        RuntimeError: names or shapes don't fit.
+    """
+    state = {name: torch.from_numpy(np.ascontiguousarray(value))
+             for name, value in dialects.from_ours(weights, "mmseg").items()}
+    counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    model.load_state_dict({**state, **counters}, strict=True)
+
+
+def in_our_names(tensors: Mapping[str, torch.Tensor]) -> Dict[str, np.ndarray]:
+    """Copies in our names and layout, without the counters."""
+    arrays = {name: value.detach().numpy().copy() for name, value in tensors.items()}
+    renamed, dialect = dialects.to_ours(arrays)
+    if dialect != "mmseg":
+        raise RuntimeError(f"mmsegmentation's own weights were recognised as {dialect}")
+    return {name: np.ascontiguousarray(value) for name, value in renamed.items()}
+
+
+def data_samples(label: np.ndarray) -> List[SegDataSample]:
+    """Labels int64 (N, H, W) as mmsegmentation's losses take them."""
+    samples = []
+    for one in label:
+        sample = SegDataSample(metainfo=dict(img_shape=one.shape, ori_shape=one.shape, pad_shape=one.shape))
+        sample.gt_sem_seg = PixelData(data=torch.from_numpy(one[None]))
+        samples.append(sample)
+    return samples
+
+
+def learning_rates(setup: Setup) -> np.ndarray:
+    """The rate of each iteration, with mmsegmentation's optimizer and schedule stepped that often."""
+    config = load_config(setup)
+    register_all_modules(init_default_scope=True)
+    optim_wrapper = build_optim_wrapper(torch.nn.Linear(1, 1), config.optim_wrapper)
+    scheduler = PARAM_SCHEDULERS.build(dict(config.param_scheduler[0]), default_args={"optimizer": optim_wrapper})
+    rates = np.zeros(setup.iters)
+    optim_wrapper.step()  # a schedule warns where it is stepped before the optimizer
+    for iteration in range(setup.iters):
+        rates[iteration] = optim_wrapper.get_lr()["lr"][0]
+        scheduler.step()
+    return rates
