@@ -7,6 +7,7 @@ drawn before.
 N images in a batch, each (3, H, W).
 """
 
+import gc
 import logging
 import os
 import random
@@ -270,10 +271,26 @@ def _start_workers(reader: _BatchReader, keys: Iterable, num_workers: int, share
     # error comes out of the iterator.
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if in_main else None
-    iterator = iter(loader)
+    with _nothing_to_collect():
+        iterator = iter(loader)
     if in_main:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
     return iterator
+
+
+@contextmanager
+def _nothing_to_collect():
+    """Fork processes inside in which the garbage collector leaves all that they inherit alone.
+
+    Were an old reader of Paddle's among it, destroying it there would wait for ever for its threads, which a
+    forked process doesn't have.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _only(items: list):

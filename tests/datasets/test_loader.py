@@ -1,3 +1,4 @@
+import gc
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from paddleseg.datasets import Dataset, loader
 from paddleseg.datasets.loader import batches_per_epoch, eval_batches, seeded_globals, train_batches
 
 ROOT = Path(__file__).resolve().parents[2]
+MAIN_PROCESS = os.getpid()
 
 
 class Noise:
@@ -281,3 +283,35 @@ def test_unfinished_iterator_and_inherited_handler_leave_quietly():
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "leaving\n")
     assert "Fatal" not in done.stderr and "Traceback" not in done.stderr
+
+
+class Canary:
+    """Notes the process in which it is destroyed; a cycle, so that only a collection destroys it."""
+
+    def __init__(self, path):
+        self.path, self.itself = path, self
+
+    def __del__(self):
+        with open(self.path, "a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+class Collecting(Count):
+    def sample(self, index, rng):
+        if os.getpid() != MAIN_PROCESS:
+            gc.collect()
+        return super().sample(index, rng)
+
+
+def test_workers_collect_nothing_that_they_inherit(tmp_path):
+    """A reader of Paddle that is destroyed in a forked process waits for ever for its threads."""
+    gc.disable()
+    try:
+        Canary(tmp_path / "dead")
+        alive = Canary(tmp_path / "alive")
+        list(eval_batches(Collecting(2), num_workers=1))
+    finally:
+        gc.enable()
+    gc.collect()
+    assert set((tmp_path / "dead").read_text().split()) == {str(os.getpid())}
+    assert not (tmp_path / "alive").exists() and alive.itself is alive
