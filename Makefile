@@ -56,8 +56,9 @@ align-env:
 align: align-env  ## compare every step with the PyTorch references on ResNet-101, in numbers
 	$(ALIGN_PYTHON) diff/run.py $(ALIGN_ARGS)
 
-align-quick: align-env  ## the same on small networks
+align-quick: align-env  ## the same on small networks, and the tests that need PyTorch
 	$(ALIGN_PYTHON) diff/run.py --quick $(ALIGN_ARGS)
+	$(ALIGN_PYTHON) -m pytest -q tests/diff tests/tools/test_convert_weights.py
 
 align-mutations: align-env  ## prove that the comparison sees small mistakes in the models
 	$(ALIGN_PYTHON) diff/mutations.py

@@ -31,10 +31,8 @@ def main(args: argparse.Namespace) -> int:
     from paddleseg.cvlibs import builder
     from paddleseg.cvlibs.config import load_config
     from paddleseg.utils import device, distributed, logger
-    from paddleseg.utils.weights import load_model_weights, read_model_weights
 
     config = load_config(args.config, args.opts, builder.flag_values(args))
-    builder.drop_pretrained(config, "--model_path")
     builder.check(config, needed=builder.INFERENCE)
     options = builder.build_train_options(config)
     logger.setup_logging(distributed.rank())
@@ -42,9 +40,7 @@ def main(args: argparse.Namespace) -> int:
 
     images, root = list_images(args.image_path)
     palette = builder.dataset_palette(config, args.custom_color)
-    weights = read_model_weights(args.model_path)
-    model = builder.build_model(config)
-    load_model_weights(model, weights)
+    model = builder.build_trained_model(config, args.model_path)
     save_dir = args.save_dir or "output/result"
     predict(model, images, root, builder.build_val_transforms(config), palette, save_dir,
             builder.build_infer_options(config))

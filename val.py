@@ -28,19 +28,15 @@ def main(args: argparse.Namespace) -> int:
     from paddleseg.cvlibs import builder
     from paddleseg.cvlibs.config import load_config
     from paddleseg.utils import device, distributed, logger
-    from paddleseg.utils.weights import load_model_weights, read_model_weights
 
     config = load_config(args.config, args.opts, builder.flag_values(args))
-    builder.drop_pretrained(config, "--model_path")
     builder.check(config, needed=builder.INFERENCE)
     options = builder.build_train_options(config)
     logger.setup_logging(distributed.rank())
     device.start_process(options.device, options.threads)
 
-    weights = read_model_weights(args.model_path)
     dataset = builder.build_dataset(config, "val_dataset")
-    model = builder.build_model(config)
-    load_model_weights(model, weights)
+    model = builder.build_trained_model(config, args.model_path)
     scores = evaluate(model, dataset, builder.build_infer_options(config), options.num_workers)
     log_scores(scores, dataset.class_names, len(dataset))
     return 0

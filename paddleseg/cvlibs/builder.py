@@ -19,6 +19,7 @@ from paddleseg.datasets import base as _datasets  # noqa: F401
 from paddleseg.models import losses as _losses  # noqa: F401
 from paddleseg.transforms import Compose
 from paddleseg.utils.palette import color_map
+from paddleseg.utils.weights import load_model_weights, read_model_weights
 
 _SECTIONS = {
     "train_dataset": manager.DATASETS, "val_dataset": manager.DATASETS, "test_dataset": manager.DATASETS,
@@ -200,8 +201,20 @@ def build_schedule(config: Config):
     return build_component(manager.LR_SCHEDULERS, config["lr_scheduler"], iters=config["iters"])
 
 
-def drop_pretrained(config: Config, origin: str) -> None:
-    """Build the model without initial weights; for commands whose weights file holds every parameter."""
+def build_trained_model(config: Config, path: str) -> nn.Layer:
+    """Build the model with the weights of a file, which must hold every parameter, in place of `pretrained`.
+
+    Raises:
+        WeightsError: the file can't be read or doesn't fit.
+    """
+    weights = read_model_weights(path)
+    _drop_pretrained(config, path)
+    model = build_model(config)
+    load_model_weights(model, weights)
+    return model
+
+
+def _drop_pretrained(config: Config, origin: str) -> None:
     for dotted in ("model", "model.backbone"):
         try:
             section = config.node(dotted)

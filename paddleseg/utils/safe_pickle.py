@@ -74,7 +74,7 @@ class _Dict(dict):
     __slots__ = ()
 
     def __setstate__(self, state):
-        pass
+        """Keep nothing of it; without this method pickle would set attributes."""
 
 
 class _Dtype(_StandIn):
@@ -206,7 +206,7 @@ class _LogHistory(_StandIn):
     __slots__ = ()
 
     def __setstate__(self, state):
-        pass
+        """Keep nothing of it; without this method pickle would set attributes."""
 
 
 class _Reader(pickle.Unpickler):
@@ -308,7 +308,7 @@ class _ObjectDtype(_StandIn):
     __slots__ = ()
 
     def __setstate__(self, state):
-        pass
+        """Keep nothing of it; without this method pickle would set attributes."""
 
 
 class _NpyReader(_Reader):
