@@ -15,7 +15,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     add_common_flags(parser)
     parser.add_argument("--save_dir", help="where the run is saved (default: output)")
     parser.add_argument("--overwrite", action="store_true", help="delete the run that --save_dir holds")
-    parser.add_argument("--resume_model", metavar="DIR", help="go on from a checkpoint, such as output/iter_1000")
+    parser.add_argument("--resume", choices=["auto"],
+                        help="go on from the newest whole checkpoint in --save_dir, or begin where there is none")
+    parser.add_argument("--resume_model", metavar="DIR", help="go on from this checkpoint, such as output/iter_1000")
     parser.add_argument("--do_eval", action="store_true", default=None,
                         help="evaluate at each checkpoint and keep the best model")
     parser.add_argument("--use_vdl", action="store_true", default=None, help="write VisualDL's files to --save_dir")
@@ -38,34 +40,38 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
+    from paddleseg.core import resume, run_dir
     from paddleseg.core import train as training
     from paddleseg.cvlibs import builder
     from paddleseg.cvlibs.config import load_config
-    from paddleseg.utils import device, distributed, logger
+    from paddleseg.utils import device, distributed, logger, signals
 
     config = load_config(args.config, args.opts, builder.flag_values(args))
     builder.check(config)
     options, infer_options = builder.build_train_options(config), builder.build_infer_options(config)
-    save_dir, rank = args.save_dir or "output", distributed.rank()
+    save_dir, rank, directory = args.save_dir or "output", distributed.rank(), None
     logger.setup_logging(rank)
-    if rank == 0:
-        training.check_save_dir(save_dir, args.resume_model, args.overwrite)
-    device.start_process(options.device, options.threads)
+    with signals.StopSignals() as stop, stop.at_once("training hadn't begun"):
+        if rank == 0:
+            directory = run_dir.choose_checkpoint(save_dir, args.resume, args.resume_model)
+            run_dir.check_save_dir(save_dir, directory, args.overwrite)
+        device.start_process(options.device, options.threads)
+        directory = distributed.from_rank_0(directory)
 
-    train_dataset = builder.build_dataset(config, "train_dataset")
-    val_dataset = builder.build_dataset(config, "val_dataset") if options.do_eval else None
-    model = builder.build_model(config)
-    criteria = builder.build_criteria(config, model)
-    optimizer, schedule = builder.build_optimizer(config, model), builder.build_schedule(config)
-    start = training.resume(args.resume_model, model, optimizer, options) if args.resume_model else 0
+        train_dataset = builder.build_dataset(config, "train_dataset")
+        val_dataset = builder.build_dataset(config, "val_dataset") if options.do_eval else None
+        model = builder.build_model(config)
+        criteria = builder.build_criteria(config, model)
+        optimizer, schedule = builder.build_optimizer(config, model), builder.build_schedule(config)
+        resumed = directory and resume.resume(directory, model, optimizer, options, len(train_dataset), config.plain())
 
-    # Only now, with everything found and fitting, does the run touch its directory.
-    if rank == 0:
-        training.open_save_dir(save_dir, args.resume_model)
-        logger.setup_logging(rank, f"{save_dir}/train.log")
-        logger.info("configuration:\n" + builder.write_config(config, save_dir))
+        # Only now, with everything found and fitting, does the run touch its directory.
+        if rank == 0:
+            run_dir.open_save_dir(save_dir, directory)
+            logger.setup_logging(rank, f"{save_dir}/train.log")
+            logger.info("configuration:\n" + builder.write_config(config, save_dir))
     training.train(model, criteria, optimizer, schedule, train_dataset, options, save_dir, val_dataset, infer_options,
-                   start, args.resume_model)
+                   resumed, config.plain())
     return 0
 
 

@@ -34,7 +34,8 @@ def set_threads(args: argparse.Namespace) -> None:
     """Give the side's framework its threads."""
     from paddleseg.utils import device
 
-    threads = device.set_threads(args.threads)
+    threads = args.threads or device.default_threads()
+    device.set_threads(threads)
     if args.side == "torch" and args.reference != "paddleseg":
         import torch
         torch.set_num_threads(threads)

@@ -1,14 +1,16 @@
 """Checkpoints: one directory each, complete or absent, optimizer state under the parameters' own names.
 
-    save_dir/iter_N/    model.pdparams  model.pdopt  train_state.json
-    save_dir/best_model/ model.pdparams  score.json
+    save_dir/iter_N/     model.pdparams  model.pdopt  train_state.json  SHA256SUMS  (score.json once evaluated)
+    save_dir/best_model/ model.pdparams  score.json  SHA256SUMS
+
+No random state is among them: every random number of a run follows from (seed, iteration, rank) or
+(seed, epoch, index), and these are in train_state.json.
 """
 
 import contextlib
 import json
 import os
 import re
-import shutil
 from typing import Dict, Iterator, List, Optional
 
 import numpy as np
@@ -16,79 +18,149 @@ import paddle
 import paddle.nn as nn
 
 from paddleseg.cvlibs.errors import RunError, WeightsError
-from paddleseg.utils.weights import atomic_path, load_into, read_weights, write_weights
+from paddleseg.utils import atomic, checksums, logger
+from paddleseg.utils.weights import load_into, read_weights, write_weights
 
 WEIGHTS, OPTIMIZER, STATE, SCORE = "model.pdparams", "model.pdopt", "train_state.json", "score.json"
 BEST = "best_model"
+_CONTENT = (WEIGHTS, OPTIMIZER, STATE)
 
 
 def save_checkpoint(save_dir: str, iteration: int, model: nn.Layer, optimizer, state: Dict) -> str:
-    """Write `iter_N` under a temporary name, then rename it; returns its path."""
-    with _whole_directory(os.path.join(save_dir, f"iter_{iteration}")) as temporary:
+    """Write `iter_N` under a temporary name, then rename it; returns its path.
+
+    Args:
+        state: what else a resumed run must know, as JSON takes it; see `train.train_state`.
+
+    Raises:
+        RunError: it can't be written, for want of room, say; earlier checkpoints are as they were.
+    """
+    path = os.path.join(save_dir, f"iter_{iteration}")
+    with _saving(path), atomic.atomic_directory(path) as temporary:
         write_weights(os.path.join(temporary, WEIGHTS), to_numpy(model.state_dict()))
         write_weights(os.path.join(temporary, OPTIMIZER), optimizer_state(model, optimizer))
-        _write_json(os.path.join(temporary, STATE), {"iter": iteration, "paddle": paddle.__version__, **state})
-    return os.path.join(save_dir, f"iter_{iteration}")
+        _write_json(os.path.join(temporary, STATE), {"iter": iteration, **state})
+        checksums.write_sums(temporary)
+    return path
 
 
 def save_best(save_dir: str, model: nn.Layer, score: Dict) -> None:
-    """Replace `best_model` by the model as it is, with its score."""
-    with _whole_directory(os.path.join(save_dir, BEST)) as temporary:
+    """Replace `best_model` by the model as it is, with its score.
+
+    Raises:
+        RunError: it can't be written; an earlier one is as it was.
+    """
+    path = os.path.join(save_dir, BEST)
+    with _saving(path), atomic.atomic_directory(path) as temporary:
         write_weights(os.path.join(temporary, WEIGHTS), to_numpy(model.state_dict()))
         _write_json(os.path.join(temporary, SCORE), score)
+        checksums.write_sums(temporary)
 
 
 def best_score(save_dir: str) -> Optional[Dict]:
-    """The score of `best_model`, or None if there is none yet."""
+    """The score of `best_model`, {"iter", "miou", "accuracy"}, or None if there is none yet."""
     path = os.path.join(save_dir, BEST, SCORE)
     return _read_json(path) if os.path.exists(path) else None
 
 
-def mark_evaluated(checkpoint_dir: str, score: Dict) -> None:
+def mark_evaluated(directory: str, score: Dict) -> None:
     """Note beside a checkpoint that it was evaluated, so that a resumed run needn't do it again."""
-    _write_json(os.path.join(checkpoint_dir, SCORE), score)
+    with _saving(os.path.join(directory, SCORE)):
+        _write_json(os.path.join(directory, SCORE), score)
 
 
-def was_evaluated(checkpoint_dir: str) -> bool:
-    return os.path.exists(os.path.join(checkpoint_dir, SCORE))
+def was_evaluated(directory: str) -> bool:
+    return os.path.exists(os.path.join(directory, SCORE))
+
+
+@contextlib.contextmanager
+def _saving(path: str) -> Iterator[None]:
+    """Inside, what can't be written is a RunError that says what is left."""
+    try:
+        yield
+    except (OSError, WeightsError) as error:
+        left = [os.path.basename(whole) for whole in list_checkpoints(os.path.dirname(path))]
+        hint = f"{left[-1]} is whole: make room and go on with --resume auto" if left else "make room and start again"
+        raise RunError(f"{path} couldn't be saved: {error}; {hint}") from error
 
 
 def list_checkpoints(save_dir: str) -> List[str]:
     """The `iter_N` directories of a run, oldest first."""
-    found = [(int(match.group(1)), entry) for entry in os.listdir(save_dir)
-             if (match := re.fullmatch(r"iter_(\d+)", entry))]
+    found = [(iteration_of(entry), entry) for entry in os.listdir(save_dir) if re.fullmatch(r"iter_\d+", entry)]
     return [os.path.join(save_dir, entry) for _, entry in sorted(found)]
+
+
+def iteration_of(directory: str) -> int:
+    """N of an `iter_N`."""
+    return int(directory.rpartition("_")[2])
 
 
 def prune_checkpoints(save_dir: str, keep: int, iteration: int) -> None:
     """Of the checkpoints up to `iteration`, remove the oldest beyond `keep`; `best_model` stays."""
-    behind = [path for path in list_checkpoints(save_dir) if int(path.rpartition("_")[2]) <= iteration]
+    behind = [path for path in list_checkpoints(save_dir) if iteration_of(path) <= iteration]
     for path in behind[:-keep]:
-        shutil.rmtree(path)
+        atomic.remove_directory(path)
 
 
 def recover(save_dir: str) -> None:
     """Put back what a crash in the midst of a replacement left aside."""
     for name in os.listdir(save_dir):
-        whole = os.path.join(save_dir, name[:-len(".old")])
-        if name.endswith(".old") and not os.path.exists(whole):
-            os.rename(os.path.join(save_dir, name), whole)
+        if re.fullmatch(rf"(iter_\d+|{BEST}){re.escape(atomic.OLD)}", name):
+            atomic.put_back(os.path.join(save_dir, name[:-len(atomic.OLD)]))
+
+
+def is_whole(directory: str) -> bool:
+    return checksums.damage(directory, _CONTENT) is None
+
+
+def verify(directory: str) -> Dict:
+    """Check a checkpoint against its checksums; returns its training state.
+
+    Raises:
+        RunError: it isn't one of this toolkit, or isn't as it was saved.
+    """
+    fault = checksums.damage(directory, _CONTENT)
+    if fault:
+        raise RunError(f"{directory}: can't resume, {fault}; --resume_model takes a directory that training saved, "
+                       f"such as output/iter_1000, and --resume auto the newest whole one")
+    state = _read_json(os.path.join(directory, STATE))
+    if not isinstance(state, dict) or not isinstance(state.get("iter"), int) or state["iter"] < 0:
+        raise RunError(f"{os.path.join(directory, STATE)} holds no iteration: can't resume")
+    return state
+
+
+def newest(save_dir: str) -> Optional[str]:
+    """The newest checkpoint that verifies, or None where there is none at all; names the damaged ones it skips.
+
+    Raises:
+        RunError: there are checkpoints, and all are damaged.
+    """
+    if not os.path.isdir(save_dir):
+        return None
+    recover(save_dir)
+    found = list_checkpoints(save_dir)
+    for path in reversed(found):
+        fault = checksums.damage(path, _CONTENT)
+        if fault is None:
+            return path
+        logger.warning(f"{path}: {fault}; skipped, an older checkpoint is tried")
+    if found:
+        raise RunError(f"{save_dir}: none of its {len(found)} checkpoints is whole; --resume_model with a copy of one "
+                       f"goes on from there, --overwrite without --resume begins again")
+    return None
 
 
 def load_checkpoint(directory: str, model: nn.Layer, optimizer) -> Dict:
     """Restore model and optimizer from `iter_N`; returns the saved training state.
 
     Raises:
-        RunError: it isn't a checkpoint of this toolkit.
-        WeightsError: a file is damaged or doesn't fit.
+        RunError: it isn't a checkpoint of this toolkit, or isn't as it was saved.
+        WeightsError: a file doesn't fit the model.
     """
-    missing = [name for name in (WEIGHTS, OPTIMIZER, STATE) if not os.path.exists(os.path.join(directory, name))]
-    if missing:
-        raise RunError(f"{directory}: can't resume, {', '.join(missing)} is missing; --resume_model takes a directory "
-                       f"that training saved, such as output/iter_1000")
+    state = verify(directory)
     load_into(model, read_weights(os.path.join(directory, WEIGHTS)), directory)
     restore_optimizer(model, optimizer, os.path.join(directory, OPTIMIZER))
-    return _read_json(os.path.join(directory, STATE))
+    return state
 
 
 def to_numpy(state: Dict[str, paddle.Tensor]) -> Dict[str, np.ndarray]:
@@ -132,8 +204,8 @@ def restore_optimizer(model: nn.Layer, optimizer, path: str) -> None:
 
 
 def _write_json(path: str, content: Dict) -> None:
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
+    with atomic.atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, default=str)  # a date, which YAML knows and JSON doesn't
 
 
 def _read_json(path: str) -> Dict:
@@ -142,17 +214,3 @@ def _read_json(path: str) -> Dict:
             return json.load(file)
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: can't be read ({error})") from error
-
-
-@contextlib.contextmanager
-def _whole_directory(final: str) -> Iterator[str]:
-    """A temporary directory to fill; it becomes `final`, in place of an older one, when the block ends well."""
-    temporary, old = final + ".tmp", final + ".old"
-    for path in (temporary, old):
-        shutil.rmtree(path, ignore_errors=True)
-    os.makedirs(temporary)
-    yield temporary
-    if os.path.exists(final):
-        os.rename(final, old)
-    os.rename(temporary, final)
-    shutil.rmtree(old, ignore_errors=True)

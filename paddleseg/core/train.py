@@ -2,26 +2,25 @@
 
 import math
 import os
-import re
-import shutil
+import random
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
+import numpy as np
 import paddle
 import paddle.nn as nn
 from tqdm import tqdm
 
-from paddleseg.core import checkpoint
+from paddleseg.core import checkpoint, effective_batch
 from paddleseg.core.infer import InferOptions
+from paddleseg.core.resume import Resumed, records_to_keep, train_state
 from paddleseg.core.val import evaluate, log_scores
 from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.datasets.loader import train_batches
-from paddleseg.utils import device, distributed, logger
-
-_WEIGHTS = re.compile(r"(iter_\d+|best_model)(\.tmp|\.old)?")
-_RECORDS = re.compile(r"config\.yml|train\.log|log\.jsonl|vdlrecords.*")
+from paddleseg.utils import device, distributed, logger, signals
 
 
 @dataclass
@@ -32,6 +31,7 @@ class TrainOptions:
         batch_size: images per process and step.
         iters: optimizer steps.
         accum_iters: batches whose gradients are averaged for one optimizer step.
+        effective_batch: images per optimizer step that the schedule was made for; another number warns.
         seed: of the initial weights, the order and the augmentation of samples, and dropout.
         do_eval: evaluate on val_dataset whenever a checkpoint is saved, and keep the best model.
         save_interval: iterations between checkpoints; the last iteration is saved too.
@@ -47,6 +47,7 @@ class TrainOptions:
     batch_size: int
     iters: int
     accum_iters: int = 1
+    effective_batch: Optional[int] = None
     seed: int = 42
     do_eval: bool = False
     save_interval: int = 1000
@@ -66,8 +67,13 @@ class TrainOptions:
         for name in ("seed", "num_workers"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be at least 0")
+        for name in ("effective_batch", "threads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
         if self.num_workers is None:
             self.num_workers = device.default_workers()
+        if self.threads is None:
+            self.threads = device.default_threads()
 
 
 @dataclass
@@ -97,62 +103,128 @@ class _Meter:
 
 def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer, schedule, train_dataset,
           options: TrainOptions, save_dir: str, val_dataset=None, infer_options: Optional[InferOptions] = None,
-          start: int = 0, resume_model: Optional[str] = None) -> Optional[float]:
+          resumed: Optional[Resumed] = None, config: Optional[Dict] = None) -> Optional[float]:
     """Train a model, save checkpoints, and keep the best one.
 
     Args:
         criteria: (loss, coefficient) along the model's outputs.
         schedule: iteration 0, 1, … -> learning rate.
         val_dataset: evaluated with `options.do_eval`.
-        start: iterations that model and optimizer have behind them, as `resume` says.
-        resume_model: the checkpoint they come from; it is evaluated if that was cut off.
+        resumed: what `resume` returned, in a run that goes on.
+        config: the resolved configuration, kept in the checkpoints.
 
     Returns: the best mIoU of the run, or None where nothing was evaluated.
 
     Raises:
-        RunError: a loss is not finite.
+        RunError: a loss is not finite, or a checkpoint can't be written.
+        Interrupted: SIGTERM or Ctrl-C came, and the run is saved.
     """
-    rank = distributed.rank()
-    recorder = logger.RunRecorder(save_dir if rank == 0 else None, options.use_vdl)
-    evaluation = (val_dataset, infer_options, options.num_workers) if options.do_eval else None
-    if evaluation and resume_model and not checkpoint.was_evaluated(resume_model):
-        _evaluate_and_keep_best(model, start, resume_model, save_dir, evaluation, recorder)
-    if start >= options.iters:
-        logger.info(f"nothing to do: {resume_model} has {start} of {options.iters} iterations; --iters trains longer")
-        return (checkpoint.best_score(save_dir) or {}).get("miou")
-    world, batch_size, accum_iters = distributed.world_size(), options.batch_size, options.accum_iters
-    logger.info(f"effective batch = {world} processes x {batch_size} x {accum_iters} accumulated = "
-                f"{world * batch_size * accum_iters}")
-    runner = paddle.DataParallel(model) if distributed.world_size() > 1 else model
-    batches = _batches(train_dataset, options, start)
-    bar = tqdm(total=options.iters, initial=start, desc="training", unit="iter", file=sys.stderr,
-               disable=None if rank == 0 else True)
-    model.train()
-    meter = _Meter()
-    for iteration in range(start + 1, options.iters + 1):
-        lr = schedule(iteration - 1)
-        optimizer.set_lr(lr)
-        paddle.seed(dropout_seed(options.seed, iteration, rank))
-        for _ in range(options.accum_iters):
-            epoch, batch = meter.wait_for(batches)
-            losses = backward(runner, criteria, batch, options.accum_iters)
-            stop_if_not_finite(losses, iteration, lr, batch["path"])
-            meter.add(losses)
-        optimizer.step()
-        optimizer.clear_grad()
-        bar.update()
-        if iteration % options.log_iters == 0 or iteration == options.iters:
-            _log_progress(meter, iteration, epoch, lr, options, recorder)
-            meter = _Meter()
-        if iteration % options.save_interval == 0 or iteration == options.iters:
-            pause = time.perf_counter()
-            saved = _save(model, optimizer, iteration, options, save_dir)
-            if evaluation:
-                _evaluate_and_keep_best(model, iteration, saved, save_dir, evaluation, recorder)
-            meter.start += time.perf_counter() - pause
-    bar.close()
-    recorder.close()
-    return (checkpoint.best_score(save_dir) or {}).get("miou")
+    rank, start = distributed.rank(), resumed.iteration if resumed else 0
+    recorder = logger.RunRecorder(save_dir if rank == 0 else None, options.use_vdl, records_to_keep(resumed))
+    with closing(recorder), signals.StopSignals() as stop:
+        keeper = _Keeper(model, optimizer, options, len(train_dataset), save_dir, val_dataset, infer_options, config,
+                         recorder, stop)
+        if resumed and resumed.awaits_evaluation:
+            keeper.evaluate(start, resumed.directory)
+        if start >= options.iters:
+            logger.info(f"nothing to do: {resumed.directory} has {start} of {options.iters} iterations; "
+                        f"--iters trains longer")
+            return keeper.best_miou()
+        _say_effective_batch(options, schedule)
+        runner = paddle.DataParallel(model) if distributed.world_size() > 1 else model
+        model.train()
+        meter = _Meter()
+        with _progress_bar(options.iters, start) as bar, closing(_batches(train_dataset, options, start)) as batches:
+            for iteration in range(start + 1, options.iters + 1):
+                lr = schedule(iteration - 1)
+                optimizer.set_lr(lr)
+                seed_iteration(options.seed, iteration, rank)
+                for _ in range(options.accum_iters):
+                    epoch, batch = meter.wait_for(batches)
+                    losses = backward(runner, criteria, batch, options.accum_iters)
+                    stop_if_not_finite(losses, iteration, lr, batch["path"])
+                    meter.add(losses)
+                optimizer.step()
+                optimizer.clear_grad()
+                bar.update()
+                if iteration % options.log_iters == 0 or iteration == options.iters:
+                    _log_progress(meter, iteration, epoch, lr, options, recorder)
+                    meter = _Meter()
+                meter.start += keeper.after(iteration)
+    return keeper.best_miou()
+
+
+@dataclass
+class _Keeper:
+    """Saves checkpoints, evaluates them and keeps the best model, when they are due and when the run must stop."""
+
+    model: nn.Layer
+    optimizer: paddle.optimizer.Optimizer
+    options: TrainOptions
+    samples: int
+    save_dir: str
+    val_dataset: object
+    infer_options: Optional[InferOptions]
+    config: Optional[Dict]
+    recorder: logger.RunRecorder
+    stop: signals.StopSignals
+
+    def after(self, iteration: int) -> float:
+        """What is due after an iteration; returns the seconds that it took.
+
+        Raises:
+            Interrupted: a signal came, to this process or another one; the iteration is saved.
+        """
+        start = time.perf_counter()
+        stopping = distributed.any_rank(self.stop.requested is not None)
+        due = iteration % self.options.save_interval == 0 or iteration == self.options.iters
+        if due or stopping:
+            directory = self.save(iteration, due)
+            if stopping:
+                raise self.stop.interrupted(f"iteration {iteration} of {self.options.iters} is saved in {directory}")
+            self.evaluate(iteration, directory)
+        return time.perf_counter() - start
+
+    def save(self, iteration: int, due: bool) -> str:
+        """Rank 0 writes the checkpoint and prunes old ones; returns its directory."""
+        if distributed.rank() == 0:
+            state = train_state(iteration, due, self.options, self.samples, self.save_dir, self.config)
+            checkpoint.save_checkpoint(self.save_dir, iteration, self.model, self.optimizer, state)
+            checkpoint.prune_checkpoints(self.save_dir, self.options.keep_checkpoint_max, iteration)
+            logger.info(f"saved {self.save_dir}/iter_{iteration}")
+        distributed.barrier()
+        return os.path.join(self.save_dir, f"iter_{iteration}")
+
+    def evaluate(self, iteration: int, directory: str) -> None:
+        """Score a checkpoint with `do_eval`, and keep the model if it is the best so far."""
+        if not self.options.do_eval:
+            return
+        with self.stop.at_once(f"{directory} is saved, its evaluation will be made up for"):
+            scores = evaluate(self.model, self.val_dataset, self.infer_options, self.options.num_workers)
+        if distributed.rank() == 0:
+            log_scores(scores, self.val_dataset.class_names, len(self.val_dataset))
+            self.recorder.record(
+                "eval", iteration, mIoU=scores.miou, Acc=scores.accuracy, Kappa=scores.kappa, Dice=scores.mdice,
+                commonest_class_mIoU=scores.commonest_class_miou,
+                class_iou=[None if math.isnan(iou) else iou for iou in scores.iou.tolist()])
+            score = {"iter": iteration, "miou": scores.miou, "accuracy": scores.accuracy}
+            best = checkpoint.best_score(self.save_dir)
+            if best is None or not best["miou"] >= scores.miou:  # NaN, where nothing was labelled, is no best
+                checkpoint.save_best(self.save_dir, self.model, score)
+                best = score
+            checkpoint.mark_evaluated(directory, score)
+            logger.info(f"[EVAL] The model with the best validation mIoU ({best['miou']:.4f}) was saved at iter "
+                        f"{best['iter']}.")
+        distributed.barrier()
+
+    def best_miou(self) -> Optional[float]:
+        return (checkpoint.best_score(self.save_dir) or {}).get("miou")
+
+
+def _progress_bar(iters: int, start: int) -> tqdm:
+    """On standard error of rank 0, where that is a terminal."""
+    return tqdm(total=iters, initial=start, desc="training", unit="iter", file=sys.stderr,
+                disable=None if distributed.rank() == 0 else True)
 
 
 def backward(model, criteria, batch: Dict, accum_iters: int = 1) -> Dict[str, float]:
@@ -174,8 +246,18 @@ def loss_names(model, count: int) -> List[str]:
     return [f"loss_{name}" for name in names]
 
 
-def dropout_seed(seed: int, iteration: int, rank: int) -> int:
-    """A seed of its own for each iteration and process, so that no random state must be saved."""
+def seed_iteration(seed: int, iteration: int, rank: int) -> None:
+    """Seed every generator that a model or a loss may draw from, so that no random state must be saved.
+
+    Each iteration and process has a seed of its own.
+    """
+    own = iteration_seed(seed, iteration, rank)
+    paddle.seed(own)
+    np.random.seed(own)
+    random.seed(own)
+
+
+def iteration_seed(seed: int, iteration: int, rank: int) -> int:
     return (seed * 1_000_003 + iteration * 1009 + rank) % (2 ** 31)
 
 
@@ -188,26 +270,12 @@ def stop_if_not_finite(losses: Dict[str, float], iteration: int, lr: float, path
                    f"check these files with tools/check_data.py, or lower the learning rate")
 
 
-def resume(directory: str, model: nn.Layer, optimizer, options: TrainOptions) -> int:
-    """Restore a checkpoint; returns its iteration.
-
-    Says so where the run that follows can't be the one that was interrupted.
-    """
-    state = checkpoint.load_checkpoint(directory, model, optimizer)
-    now = _what_a_run_depends_on(options)
-    for key, value in now.items():
-        if state.get(key, value) != value:
-            logger.warning(f"{directory} was trained with {key} {state[key]}, now {value}: what follows may differ "
-                           f"from an uninterrupted run")
-    logger.info(f"resumed {directory} at iteration {state['iter']}")
-    return state["iter"]
-
-
-def _what_a_run_depends_on(options: TrainOptions) -> Dict:
-    """What decides the samples, the learning rates and, in the last digit, the sums of a run."""
-    return {"seed": options.seed, "iters": options.iters, "batch_size": options.batch_size,
-            "accum_iters": options.accum_iters, "repeats": options.repeats, "threads": options.threads,
-            "world_size": distributed.world_size()}
+def _say_effective_batch(options: TrainOptions, schedule) -> None:
+    line, advice = effective_batch.describe(distributed.world_size(), options.batch_size, options.accum_iters,
+                                            options.effective_batch, options.iters, schedule.learning_rate)
+    logger.info(line)
+    if advice:
+        logger.warning(advice)
 
 
 def _batches(dataset, options: TrainOptions, start: int):
@@ -231,71 +299,3 @@ def _log_progress(meter: _Meter, iteration: int, epoch: int, lr: float, options:
                 f"ETA {eta} | {terms}")
     recorder.record("train", iteration, epoch=epoch, **losses, lr=lr, batch_cost=batch_cost, reader_cost=reader_cost,
                     ips=ips, eta_sec=eta_sec)
-
-
-def _save(model, optimizer, iteration: int, options: TrainOptions, save_dir: str) -> str:
-    """Rank 0 writes the checkpoint and prunes old ones; returns its directory."""
-    path = os.path.join(save_dir, f"iter_{iteration}")
-    if distributed.rank() == 0:
-        checkpoint.save_checkpoint(save_dir, iteration, model, optimizer, _what_a_run_depends_on(options))
-        checkpoint.prune_checkpoints(save_dir, options.keep_checkpoint_max, iteration)
-        logger.info(f"saved {path}")
-    distributed.barrier()
-    return path
-
-
-def _evaluate_and_keep_best(model, iteration: int, checkpoint_dir: str, save_dir: str, evaluation, recorder) -> None:
-    dataset, infer_options, num_workers = evaluation
-    scores = evaluate(model, dataset, infer_options, num_workers)
-    if distributed.rank() == 0:
-        log_scores(scores, dataset.class_names, len(dataset))
-        recorder.record("eval", iteration, mIoU=scores.miou, Acc=scores.accuracy, Kappa=scores.kappa, Dice=scores.mdice,
-                        commonest_class_mIoU=scores.commonest_class_miou,
-                        class_iou=[None if math.isnan(iou) else iou for iou in scores.iou.tolist()])
-        score = {"iter": iteration, "miou": scores.miou, "accuracy": scores.accuracy}
-        best = checkpoint.best_score(save_dir)
-        if best is None or not best["miou"] >= scores.miou:  # NaN, where nothing was labelled, is no best
-            checkpoint.save_best(save_dir, model, score)
-            best = score
-        checkpoint.mark_evaluated(checkpoint_dir, score)
-        logger.info(f"[EVAL] The model with the best validation mIoU ({best['miou']:.4f}) was saved at iter "
-                    f"{best['iter']}.")
-    distributed.barrier()
-
-
-def check_save_dir(save_dir: str, resume_model: Optional[str], overwrite: bool) -> None:
-    """Refuse a directory that holds another run; nothing in it is lost or changed by a refusal.
-
-    Raises:
-        RunError: neither resuming that run nor overwriting it was asked for.
-    """
-    if os.path.exists(save_dir) and not os.path.isdir(save_dir):
-        raise RunError(f"--save_dir {save_dir} is a file; name a directory")
-    if not os.path.isdir(save_dir):
-        return
-    checkpoint.recover(save_dir)
-    held = [name for name in sorted(os.listdir(save_dir)) if _WEIGHTS.fullmatch(name)]
-    run = os.path.dirname(os.path.abspath(resume_model)) if resume_model else None
-    goes_on = run is not None and os.path.realpath(run) == os.path.realpath(save_dir)
-    if not held or goes_on or (overwrite and not resume_model):
-        return
-    last = [os.path.basename(path) for path in checkpoint.list_checkpoints(save_dir)][-1:]
-    hint = f"--resume_model {os.path.join(save_dir, last[0])} goes on with it, " if last else ""
-    raise RunError(f"{save_dir} holds another run ({', '.join(held[:4])}); {hint}another --save_dir keeps it, "
-                   f"--overwrite without --resume_model deletes it")
-
-
-def open_save_dir(save_dir: str, resume_model: Optional[str]) -> None:
-    """Make the run's directory; a new run deletes an old one there, a resumed run brings its best model along."""
-    os.makedirs(save_dir, exist_ok=True)
-    if resume_model is None:
-        for name in os.listdir(save_dir):
-            path = os.path.join(save_dir, name)
-            if _WEIGHTS.fullmatch(name):
-                shutil.rmtree(path)
-            elif _RECORDS.fullmatch(name):
-                os.remove(path)
-        return
-    best = os.path.join(os.path.dirname(os.path.abspath(resume_model)), checkpoint.BEST)
-    if os.path.isdir(best) and not os.path.exists(os.path.join(save_dir, checkpoint.BEST)):
-        shutil.copytree(best, os.path.join(save_dir, checkpoint.BEST))

@@ -71,6 +71,10 @@ class Config:
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default
 
+    def plain(self) -> dict:
+        """The whole configuration without origins."""
+        return plain(self.tree)
+
     def node(self, dotted: str) -> Any:
         """The part of the tree at a dotted key, as dict, list or Leaf; KeyError if there is none."""
         node = self.tree

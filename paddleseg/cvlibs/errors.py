@@ -39,3 +39,9 @@ class WeightsError(SegError):
 
 class RunError(SegError):
     """A run can't start or can't go on."""
+
+
+class Interrupted(SegError):
+    """A run was asked to stop, saved, and can be resumed; 75 is EX_TEMPFAIL of sysexits.h: try again later."""
+
+    exit_code = 75

@@ -1,12 +1,15 @@
 """What the commands share; standard library only, so that `--help` answers at once."""
 
 import argparse
+import errno
 import sys
 import traceback
 import warnings
 from typing import Callable
 
 from paddleseg.cvlibs.errors import SegError
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class _Refuse(argparse.Action):
@@ -58,7 +61,7 @@ def add_inference_flags(parser: argparse.ArgumentParser, augment_flag: str) -> N
 
 
 def run_main(function: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Call `function(args)`; a SegError becomes one line and its exit code."""
+    """Call `function(args)`; a SegError becomes one line and its exit code, and so does a disk that takes nothing."""
     # What Paddle warns of at every import and every training is nothing that a user could mend.
     for message in ("No ccache found", "When training, we now always track"):
         warnings.filterwarnings("ignore", message=message)
@@ -69,6 +72,12 @@ def run_main(function: Callable[[argparse.Namespace], int], args: argparse.Names
             traceback.print_exc()
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except OSError as error:
+        if args.debug or error.errno not in _DISK:
+            raise
+        print(f"RunError: {error.filename or 'output'}: {error.strerror}; make room there, or write elsewhere",
+              file=sys.stderr, flush=True)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         return 130

@@ -2,7 +2,6 @@
 
 import os
 import platform
-from typing import Optional
 
 from paddleseg.cvlibs.errors import RunError
 from paddleseg.utils import distributed, logger
@@ -21,23 +20,23 @@ def usable_cores() -> int:
     return cores
 
 
-def set_threads(threads: Optional[int] = None) -> int:
-    """Let Paddle use `threads` CPU threads; by default this process's share of the cores.
+def default_threads() -> int:
+    """CPU threads of this process: its share of the cores."""
+    return max(1, usable_cores() // distributed.local_world_size())
+
+
+def set_threads(threads: int) -> None:
+    """Let Paddle use `threads` CPU threads.
 
     `import paddle` sets OMP_NUM_THREADS=1 where it is unset, so that Paddle alone would
     use one core; this call undoes it after the import.
     """
     import paddle
 
-    if threads is None:
-        threads = max(1, usable_cores() // distributed.local_world_size())
-    if threads < 1:
-        raise RunError(f"--threads {threads}: at least one thread is needed")
     try:
         paddle.base.core.set_num_threads(threads)
     except AttributeError:
         logger.warning(f"this Paddle can't set its threads; start with OMP_NUM_THREADS={threads} instead")
-    return threads
 
 
 def default_workers() -> int:
@@ -63,13 +62,13 @@ def set_device(device: str) -> str:
     return chosen
 
 
-def start_process(device: str, threads: Optional[int]) -> None:
+def start_process(device: str, threads: int) -> None:
     """Choose the device, join the other processes, set the threads, and say what the run uses."""
     import paddle
 
     chosen = set_device(device)
     distributed.init(chosen)
-    threads = set_threads(threads)
+    set_threads(threads)
     name = paddle.device.cuda.get_device_name() if chosen == "gpu" else f"{threads} threads of {usable_cores()} cores"
     logger.info(f"Paddle {paddle.__version__}, Python {platform.python_version()}, "
                 f"{distributed.world_size()} process(es), device: {chosen} ({name})")

@@ -1,6 +1,7 @@
 """Rank, world size and the few collectives that every backend has."""
 
 import os
+from typing import Optional
 
 import numpy as np
 
@@ -50,6 +51,28 @@ def share_buffers(model) -> None:
         for tensor in model.state_dict().values():
             if tensor.stop_gradient:
                 paddle.distributed.broadcast(tensor, src=0)
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether any process says so; every process gets the same answer."""
+    if world_size() == 1:
+        return flag
+    import paddle
+
+    tensor = paddle.to_tensor([int(flag)])
+    paddle.distributed.all_reduce(tensor, op=paddle.distributed.ReduceOp.MAX)
+    return bool(tensor.item())
+
+
+def from_rank_0(text: Optional[str]) -> Optional[str]:
+    """What rank 0 says, on every process."""
+    if world_size() == 1:
+        return text
+    import paddle
+
+    said = [text]
+    paddle.distributed.broadcast_object_list(said, src=0)
+    return said[0]
 
 
 def sum_over_ranks(array: np.ndarray) -> np.ndarray:

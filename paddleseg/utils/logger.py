@@ -7,9 +7,11 @@ import json
 import logging
 import os
 import sys
-from typing import Optional
+from typing import Callable, Dict, Optional
 
 from tqdm import tqdm
+
+from paddleseg.utils.atomic import atomic_path
 
 _FORMAT = logging.Formatter("%(asctime)s [%(levelname)s]\t%(message)s", "%Y-%m-%d %H:%M:%S")
 
@@ -24,6 +26,51 @@ class _ConsoleHandler(logging.Handler):
         sys.stdout.flush()
 
 
+class _AppendedFile:
+    """Whole lines at the end of a file. On a full disk a line is dropped, and the first time it is said.
+
+    The run goes on without it: whether there is room is for the next checkpoint to say.
+    """
+
+    def __init__(self, path: str):
+        self._path = path
+        self._file = open(path, "ab", buffering=0)
+        self._failed = False
+
+    def write(self, line: str) -> None:
+        data = line.encode() + b"\n"
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(data) == len(data):
+                return
+            reason = "no room for a whole line"
+        except OSError as error:
+            reason = error.strerror
+        self._file.truncate(end)
+        if not self._failed:
+            self._failed = True
+            print(f"{self._path} can't be written ({reason}); its lines are lost until there is room", file=sys.stderr,
+                  flush=True)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _FileHandler(logging.Handler):
+    """Write to a file, which a full disk doesn't tear."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self._file = _AppendedFile(path)
+
+    def emit(self, record):
+        self._file.write(self.format(record))
+
+    def close(self):
+        self._file.close()
+        super().close()
+
+
 def setup_logging(rank: int = 0, log_file: Optional[str] = None) -> None:
     """Send the lines of rank 0 to standard output and, from now on, to `log_file` too."""
     logger.propagate = False
@@ -33,7 +80,7 @@ def setup_logging(rank: int = 0, log_file: Optional[str] = None) -> None:
         handler.close()
     handlers = [_ConsoleHandler()]
     if log_file is not None and rank == 0:
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        handlers.append(_FileHandler(log_file))
     for handler in handlers:
         handler.setFormatter(_FORMAT)
         logger.addHandler(handler)
@@ -57,12 +104,19 @@ class RunRecorder:
     Args:
         save_dir: the run's directory; None records nothing (ranks other than 0).
         use_vdl: write VisualDL's files to `save_dir` as well.
+        keep: which records of an earlier attempt stay; the others are about to be made again.
     """
 
-    def __init__(self, save_dir: Optional[str], use_vdl: bool = False):
-        self._file = open(os.path.join(save_dir, "log.jsonl"), "a", encoding="utf-8") if save_dir else None
-        self._vdl = None
-        if save_dir and use_vdl:
+    def __init__(self, save_dir: Optional[str], use_vdl: bool = False,
+                 keep: Optional[Callable[[Dict], bool]] = None):
+        self._file = self._vdl = None
+        if save_dir is None:
+            return
+        path = os.path.join(save_dir, "log.jsonl")
+        if keep is not None and os.path.exists(path):
+            _trim(path, keep)
+        self._file = _AppendedFile(path)
+        if use_vdl:
             from visualdl import LogWriter
 
             self._vdl = LogWriter(save_dir)
@@ -71,8 +125,7 @@ class RunRecorder:
         """Write one line; `mode` is train or eval."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"mode": mode, "iter": iteration, **values}) + "\n")
-        self._file.flush()
+        self._file.write(json.dumps({"mode": mode, "iter": iteration, **values}))
         if self._vdl is not None:
             group = {"train": "Train", "eval": "Evaluate"}[mode]
             for name, value in values.items():
@@ -84,3 +137,18 @@ class RunRecorder:
             self._file.close()
         if self._vdl is not None:
             self._vdl.close()
+
+
+def _trim(path: str, keep: Callable[[Dict], bool]) -> None:
+    """Rewrite the records of a file but for those that `keep` refuses and a line that a crash cut off."""
+    kept = []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and keep(record):
+                kept.append(line)
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(kept)

@@ -5,12 +5,13 @@ import logging
 import os
 import pickle
 import zipfile
-from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from paddleseg.cvlibs.errors import WeightsError
-from paddleseg.utils import archive, dialects, download, safe_pickle, weight_shapes
+from paddleseg.utils import archive, checksums, dialects, download, safe_pickle, weight_shapes
+from paddleseg.utils.atomic import atomic_path
 from paddleseg.utils.weight_shapes import times
 
 logger = logging.getLogger(__name__)
@@ -87,33 +88,6 @@ def _read_safetensors(path: str) -> Dict[str, np.ndarray]:
     except Exception as error:  # its own error class, and what NumPy lacks a type for
         reason = safe_pickle.printable(f"{type(error).__name__}: {error}")
         raise WeightsError(f"{path} can't be read ({reason:.120})") from error
-
-
-@contextlib.contextmanager
-def atomic_path(path: str) -> Iterator[str]:
-    """A temporary name to write to; it becomes `path` when the block ends well, and goes otherwise.
-
-    Whoever reads `path`, after a crash too, finds the old file or the whole new one.
-    """
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(folder)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_weights(path: str, mapping: Mapping[str, Any]) -> None:
@@ -195,8 +169,15 @@ def read_model_weights(path: str) -> ModelWeights:
     """The weights of a model or a backbone, ours or in another dialect (see dialects.py), under our names.
 
     Raises:
-        WeightsError: the file can't be read, or holds only a part of another project's model.
+        WeightsError: the file can't be read, isn't the one that was saved (where checksums lie beside it), or
+            holds only a part of another project's model.
     """
+    if checksums.is_listed(path):
+        folder, name = os.path.split(path)
+        fault = checksums.damage(folder or ".", [name])
+        if fault:
+            raise WeightsError(f"{folder}: {fault}; take another checkpoint, or delete {checksums.SUMS} there if the "
+                               f"file was changed on purpose")
     weights = read_weights(path)
     try:
         arrays, dialect = dialects.to_ours(weights)

@@ -1,4 +1,5 @@
 import json
+import subprocess
 
 import numpy as np
 import paddle
@@ -13,7 +14,8 @@ from paddleseg.core.checkpoint import (
     save_checkpoint,
 )
 from paddleseg.cvlibs.errors import RunError, WeightsError
-from paddleseg.utils.weights import read_weights, write_weights
+from paddleseg.utils import checksums
+from paddleseg.utils.weights import read_model_weights, read_weights, write_weights
 
 
 def trained(seed=0):
@@ -67,15 +69,44 @@ def test_optimizer_state_of_another_model_is_refused(tmp_path):
     state = read_weights(str(tmp_path / "iter_1" / "model.pdopt"))
     state["tail.weight@velocity_0"] = state.pop("head.weight@velocity_0")
     write_weights(str(tmp_path / "iter_1" / "model.pdopt"), state)
+    checksums.write_sums(str(tmp_path / "iter_1"))
     with pytest.raises(WeightsError, match="belongs to another model; 2 parameters differ"):
         load_checkpoint(str(tmp_path / "iter_1"), *trained())
 
 
-def test_a_damaged_state_file_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["model.pdparams", "model.pdopt", "train_state.json"])
+def test_a_damaged_file_is_named(tmp_path, name):
     save_checkpoint(str(tmp_path), 1, *trained(), {})
-    (tmp_path / "iter_1" / "train_state.json").write_text('{"iter"')
-    with pytest.raises(RunError, match="train_state.json: can't be read"):
+    content = (tmp_path / "iter_1" / name).read_bytes()
+    (tmp_path / "iter_1" / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(RunError, match=f"can't resume, {name} is damaged"):
         load_checkpoint(str(tmp_path / "iter_1"), *trained())
+
+
+@pytest.mark.parametrize("text", ['{"iter"', "[]", "{}", '{"iter": -1}', '{"iter": "1"}'])
+def test_a_state_without_an_iteration_is_refused(tmp_path, text):
+    save_checkpoint(str(tmp_path), 1, *trained(), {})
+    (tmp_path / "iter_1" / "train_state.json").write_text(text)
+    checksums.write_sums(str(tmp_path / "iter_1"))
+    with pytest.raises(RunError, match="train_state.json"):
+        load_checkpoint(str(tmp_path / "iter_1"), *trained())
+
+
+def test_sha256sum_agrees(tmp_path):
+    save_checkpoint(str(tmp_path), 1, *trained(), {})
+    assert subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "iter_1").returncode == 0
+
+
+def test_weights_changed_after_they_were_saved_are_refused(tmp_path):
+    save_checkpoint(str(tmp_path), 1, *trained(), {})
+    path = tmp_path / "iter_1" / "model.pdparams"
+    weights = read_weights(str(path))
+    weights["head.bias"] = weights["head.bias"] + 1
+    write_weights(str(path), weights)
+    with pytest.raises(WeightsError, match="model.pdparams is damaged.*or delete SHA256SUMS there"):
+        read_model_weights(str(path))
+    (path.parent / "SHA256SUMS").unlink()
+    assert "head.bias" in read_model_weights(str(path)).arrays
 
 
 def test_what_a_crash_leaves_is_no_checkpoint(tmp_path):

@@ -1,6 +1,9 @@
 import json
 import logging
+import os
 import re
+import resource
+import signal
 
 import numpy as np
 import paddle
@@ -8,9 +11,11 @@ import pytest
 from tiny import Colors, arrays, run, run_pointwise
 
 from paddleseg.core.checkpoint import best_score, list_checkpoints
-from paddleseg.core.train import TrainOptions, check_save_dir, dropout_seed, open_save_dir
-from paddleseg.cvlibs.errors import ConfigError, RunError
+from paddleseg.core.run_dir import check_save_dir, choose_checkpoint, open_save_dir
+from paddleseg.core.train import TrainOptions, iteration_seed
+from paddleseg.cvlibs.errors import ConfigError, Interrupted, RunError
 from paddleseg.models.losses import CrossEntropyLoss
+from paddleseg.utils import checksums
 from paddleseg.utils.logger import setup_logging
 
 LINE = re.compile(r"\[TRAIN\] epoch: \d+, iter: \d+/\d+, loss: [\d.]+, lr: [\d.]+, batch_cost: [\d.]+, "
@@ -33,6 +38,12 @@ def lines(monkeypatch):
 def records(save_dir, mode):
     return [record for record in map(json.loads, (save_dir / "log.jsonl").read_text().splitlines())
             if record["mode"] == mode]
+
+
+def set_best(save_dir, miou):
+    """Let the best model have this score."""
+    (save_dir / "best_model" / "score.json").write_text(f'{{"iter": 3, "miou": {miou}, "accuracy": 1.0}}')
+    checksums.write_sums(str(save_dir / "best_model"))
 
 
 def same(one, other):
@@ -99,7 +110,7 @@ def test_resuming_with_another_stream_warns(tmp_path, lines):
 
 def test_the_best_model_survives_a_resume(tmp_path):
     run(tmp_path, iters=3, do_eval=True, val_dataset=Colors("val", 3))
-    (tmp_path / "best_model" / "score.json").write_text('{"iter": 3, "miou": 2.0, "accuracy": 1.0}')
+    set_best(tmp_path, 2.0)
     kept = (tmp_path / "best_model" / "model.pdparams").read_bytes()
     _, best = run(tmp_path, resume_model=tmp_path / "iter_3", do_eval=True, val_dataset=Colors("val", 3))
     assert best == 2.0 and (tmp_path / "best_model" / "model.pdparams").read_bytes() == kept
@@ -111,8 +122,7 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(tmp_path):
     (tmp_path / "iter_3" / "score.json").unlink()
     run(tmp_path, resume_model=tmp_path / "iter_3", iters=4, do_eval=True, val_dataset=Colors("val", 3))
     evaluated = records(tmp_path, "eval")
-    assert [record["iter"] for record in evaluated] == [3, 3, 4]
-    assert evaluated[0]["mIoU"] == evaluated[1]["mIoU"] == first["miou"]
+    assert [record["iter"] for record in evaluated] == [3, 4] and evaluated[0]["mIoU"] == first["miou"]
 
 
 def test_old_checkpoints_go_and_the_best_stays(tmp_path):
@@ -153,7 +163,7 @@ def test_a_directory_with_another_run_is_refused(tmp_path):
     run(tmp_path / "run", iters=3)
     run(tmp_path / "other", iters=2)
     save_dir = str(tmp_path / "run")
-    with pytest.raises(RunError, match=r"holds another run .*--resume_model .*iter_3 goes on.*--overwrite .*deletes"):
+    with pytest.raises(RunError, match=r"holds another run .*--resume auto goes on.*--overwrite .*deletes"):
         check_save_dir(save_dir, None, False)
     for overwrite in (False, True):
         with pytest.raises(RunError, match="holds another run"):
@@ -180,7 +190,7 @@ def test_save_dir_may_hold_other_things_but_must_not_be_a_file(tmp_path):
 
 def test_resuming_elsewhere_brings_the_best_model_along(tmp_path):
     run(tmp_path / "old", iters=3, do_eval=True, val_dataset=Colors("val", 3))
-    (tmp_path / "old" / "best_model" / "score.json").write_text('{"iter": 3, "miou": 2.0, "accuracy": 1.0}')
+    set_best(tmp_path / "old", 2.0)
     _, best = run(tmp_path / "new", resume_model=tmp_path / "old" / "iter_3", do_eval=True,
                   val_dataset=Colors("val", 3))
     assert best == 2.0
@@ -188,15 +198,121 @@ def test_resuming_elsewhere_brings_the_best_model_along(tmp_path):
 
 def test_a_score_that_is_not_a_number_is_no_best(tmp_path):
     run(tmp_path, iters=3, do_eval=True, val_dataset=Colors("val", 3))
-    (tmp_path / "best_model" / "score.json").write_text('{"iter": 3, "miou": NaN, "accuracy": NaN}')
+    set_best(tmp_path, "NaN")
     _, best = run(tmp_path, resume_model=tmp_path / "iter_3", do_eval=True, val_dataset=Colors("val", 3))
     assert best > 0
 
 
-def test_pruning_spares_later_checkpoints_of_an_earlier_attempt(tmp_path):
+def test_going_back_to_an_earlier_checkpoint_needs_a_word(tmp_path):
     run(tmp_path, iters=6, save_interval=2)
-    run(tmp_path, resume_model=tmp_path / "iter_2", iters=3, keep_checkpoint_max=2)
-    assert [path[-6:] for path in list_checkpoints(str(tmp_path))] == ["iter_2", "iter_3", "iter_4", "iter_6"]
+    earlier = str(tmp_path / "iter_2")
+    with pytest.raises(RunError, match=r"newer than iter_2 \(iter_4, iter_6\); --resume auto .*--overwrite deletes"):
+        check_save_dir(str(tmp_path), earlier, False)
+    check_save_dir(str(tmp_path), earlier, True)
+    run(tmp_path, resume_model=earlier, iters=3)
+    assert [path[-6:] for path in list_checkpoints(str(tmp_path))] == ["iter_2", "iter_3"]
+
+
+# ---- going on by itself ----------------------------------------------------------------------------
+
+def spoil(path):
+    """Flip one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.pdparams", "model.pdopt", "train_state.json", "SHA256SUMS"])
+def test_auto_names_and_skips_a_damaged_checkpoint(tmp_path, lines, name):
+    whole, _ = run(tmp_path, iters=6, save_interval=2)
+    spoil(tmp_path / "iter_6" / name)
+    chosen = choose_checkpoint(str(tmp_path), "auto", None)
+    assert chosen == str(tmp_path / "iter_4")
+    assert any(re.search(r"iter_6: .*(is damaged|doesn't list|can't be read).*skipped", line) for line in lines)
+    check_save_dir(str(tmp_path), chosen, False)
+    resumed, _ = run(tmp_path, resume_model=chosen, save_interval=2)
+    assert same(arrays(whole), arrays(resumed)) and choose_checkpoint(str(tmp_path), "auto", None)[-6:] == "iter_6"
+
+
+def test_auto_begins_where_there_is_nothing_and_stops_where_all_is_damaged(tmp_path, lines):
+    assert choose_checkpoint(str(tmp_path / "absent"), "auto", None) is None
+    assert "the run starts from the beginning" in lines[-1]
+    run(tmp_path, iters=3)
+    spoil(tmp_path / "iter_3" / "model.pdopt")
+    with pytest.raises(RunError, match="none of its 1 checkpoints is whole"):
+        choose_checkpoint(str(tmp_path), "auto", None)
+
+
+def test_two_ways_to_resume_exclude_each_other():
+    with pytest.raises(ConfigError, match="--resume auto and --resume_model output/iter_1 exclude each other"):
+        choose_checkpoint("output", "auto", "output/iter_1")
+    assert choose_checkpoint("output", None, "output/iter_1/") == os.path.join("output", "iter_1")
+
+
+class Stopping(Colors):
+    """Sends a signal to its own process when a sample is read for the n-th time."""
+
+    def __init__(self, number, at, mode="train", count=6):
+        super().__init__(mode, count)
+        self.number, self.reads_left = number, at
+
+    def sample(self, index, rng):
+        self.reads_left -= 1
+        if self.reads_left == 0:
+            os.kill(os.getpid(), self.number)
+        return super().sample(index, rng)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
+def test_a_signal_saves_between_two_checkpoints_and_the_run_goes_on(tmp_path, number):
+    common = {"do_eval": True, "val_dataset": Colors("val", 3)}
+    whole, _ = run(tmp_path / "whole", **common)
+    with pytest.raises(Interrupted, match=r"stopped by SIG\w+: iteration 4 of 6 is saved in .*iter_4; the same command "
+                                          "with --resume auto goes on") as stopped:
+        run(tmp_path / "run", dataset=Stopping(number, 7), **common)
+    assert stopped.value.exit_code == 75
+    state = json.loads((tmp_path / "run" / "iter_4" / "train_state.json").read_text())
+    assert (state["epoch"], state["batch_of_epoch"], state["evaluation_due"]) == (1, 1, False)
+    resumed, _ = run(tmp_path / "run", resume_model=tmp_path / "run" / "iter_4", **common)
+    assert same(arrays(whole), arrays(resumed))
+    assert [record["iter"] for record in records(tmp_path / "run", "eval")] == [3, 6]
+    for name in ("model.pdparams", "score.json"):
+        assert (tmp_path / "run" / "best_model" / name).read_bytes() == (
+            tmp_path / "whole" / "best_model" / name).read_bytes()
+
+
+def test_a_signal_ends_an_evaluation_at_once(tmp_path):
+    with pytest.raises(Interrupted, match="iter_3 is saved, its evaluation will be made up for"):
+        run(tmp_path, do_eval=True, val_dataset=Stopping(signal.SIGTERM, 2, "val", 3))
+    assert [path.name for path in tmp_path.glob("*_*")] == ["iter_3"]
+    assert not (tmp_path / "iter_3" / "score.json").exists()
+
+
+def test_records_that_a_resumed_run_makes_again_are_dropped(tmp_path):
+    run(tmp_path, iters=6, log_iters=1)
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"mode": "train", "it')  # cut off by a crash
+    run(tmp_path, resume_model=tmp_path / "iter_3", iters=5, log_iters=1)
+    assert [record["iter"] for record in records(tmp_path, "train")] == [1, 2, 3, 4, 5]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
+    class Full(Colors):
+        def sample(self, index, rng):
+            if len(list_checkpoints(str(tmp_path))) == 1:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (900, before[1]))
+            return super().sample(index, rng)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(RunError) as stopped:
+            run(tmp_path, dataset=Full())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert re.search(r"iter_6 couldn't be saved: .*File too large; iter_3 is whole: make room and go on with --resume "
+                     r"auto", str(stopped.value))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["iter_3", "log.jsonl"]
+    assert choose_checkpoint(str(tmp_path), "auto", None) == str(tmp_path / "iter_3")
 
 
 def test_a_cut_off_evaluation_of_a_finished_run_is_made_up_for(tmp_path):
@@ -219,14 +335,14 @@ def test_every_output_needs_a_loss(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["batch_size", "iters", "accum_iters", "save_interval", "log_iters",
-                                  "keep_checkpoint_max", "repeats"])
+                                  "keep_checkpoint_max", "repeats", "threads", "effective_batch"])
 def test_counts_below_one_are_refused(name):
     with pytest.raises(ConfigError, match=f"{name} 0: must be at least 1"):
         TrainOptions(**{"batch_size": 1, "iters": 1, name: 0})
 
 
-def test_every_iteration_and_rank_has_a_dropout_seed_of_its_own():
-    seeds = {dropout_seed(42, iteration, rank) for iteration in range(1, 2000) for rank in range(8)}
+def test_every_iteration_and_rank_has_a_seed_of_its_own():
+    seeds = {iteration_seed(42, iteration, rank) for iteration in range(1, 2000) for rank in range(8)}
     assert len(seeds) == 1999 * 8
 
 

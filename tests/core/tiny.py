@@ -5,7 +5,9 @@ import paddle
 import paddle.nn as nn
 
 from paddleseg.core.optim import SGD, ConstantLR, PolynomialDecay
-from paddleseg.core.train import TrainOptions, open_save_dir, resume, train
+from paddleseg.core.resume import resume
+from paddleseg.core.run_dir import open_save_dir
+from paddleseg.core.train import TrainOptions, train
 from paddleseg.models.losses import CrossEntropyLoss
 from paddleseg.utils import distributed
 
@@ -66,11 +68,12 @@ def run(save_dir, resume_model=None, dataset=None, val_dataset=None, criteria=No
     loss = CrossEntropyLoss()
     resume_model = str(resume_model) if resume_model else None
     settings = options(**changes)
-    start = resume(resume_model, model, optimizer, settings) if resume_model else 0
+    dataset = dataset or Colors()
+    resumed = resume(resume_model, model, optimizer, settings, len(dataset)) if resume_model else None
     if distributed.rank() == 0:
         open_save_dir(str(save_dir), resume_model)
     best = train(model, criteria or [(loss, 1.0), (loss, 0.4)], optimizer, PolynomialDecay(0.1, iters=60, power=0.9),
-                 dataset or Colors(), settings, str(save_dir), val_dataset, start=start, resume_model=resume_model)
+                 dataset, settings, str(save_dir), val_dataset, resumed=resumed)
     return model, best
 
 

@@ -1,0 +1,91 @@
+"""Going on from a checkpoint, and what a checkpoint must say for that."""
+
+import platform
+from dataclasses import dataclass
+from typing import Callable, Dict, Optional
+
+import numpy as np
+import paddle
+import paddle.nn as nn
+
+from paddleseg.core import checkpoint
+from paddleseg.datasets.loader import batches_per_epoch
+from paddleseg.utils import distributed, logger
+
+# Keys of a configuration that a resumed run may change without becoming another run.
+_FREE_KEYS = ("val_dataset", "test_dataset", "test_config", "log_iters", "save_interval", "keep_checkpoint_max",
+              "num_workers", "use_vdl", "do_eval", "effective_batch")
+
+
+@dataclass
+class Resumed:
+    """The checkpoint that a run goes on from; model and optimizer are restored already."""
+
+    directory: str
+    iteration: int
+    awaits_evaluation: bool
+
+
+def resume(directory: str, model: nn.Layer, optimizer, options, samples: int,
+           config: Optional[Dict] = None) -> Resumed:
+    """Restore a checkpoint.
+
+    Says so where the run that follows can't be the one that was interrupted.
+
+    Args:
+        options: the TrainOptions of this run.
+        samples: of the training set.
+        config: the resolved configuration of this run.
+
+    Raises:
+        RunError: the checkpoint isn't whole.
+        WeightsError: it doesn't fit the model.
+    """
+    state = checkpoint.load_checkpoint(directory, model, optimizer)
+    before = {**_flat(state.get("config") or {}), **state.get("run", {})}
+    now = {**_flat(config or {}), **_run_facts(options, samples)}
+    changes = [f"{key} {before.get(key)}, now {now.get(key)}" for key in sorted({**before, **now})
+               if before.get(key) != now.get(key) and key.partition(".")[0] not in _FREE_KEYS]
+    if changes:
+        more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
+        logger.warning(f"{directory} was trained with {'; '.join(changes[:5])}{more}: what follows may differ from an "
+                       f"uninterrupted run")
+    logger.info(f"resumed {directory} at iteration {state['iter']}")
+    due = state.get("evaluation_due", True)
+    return Resumed(directory, state["iter"], due and not checkpoint.was_evaluated(directory))
+
+
+def train_state(iteration: int, due: bool, options, samples: int, save_dir: str, config: Optional[Dict]) -> Dict:
+    """What a checkpoint says beside weights and the optimizer's state.
+
+    Args:
+        due: an evaluation belongs to this checkpoint; False where a signal stopped the run between two of them.
+    """
+    per_epoch = batches_per_epoch(range(samples), options.batch_size, distributed.world_size(), options.repeats)
+    epoch, position = divmod(iteration * options.accum_iters, per_epoch)
+    return {"epoch": epoch, "batch_of_epoch": position, "evaluation_due": due,
+            "best": checkpoint.best_score(save_dir), "run": _run_facts(options, samples), "config": config,
+            "versions": {"paddle": paddle.__version__, "numpy": np.__version__, "python": platform.python_version()}}
+
+
+def _run_facts(options, samples: int) -> Dict:
+    """What decides, beside the configuration, the samples and, in the last digit, the sums of a run."""
+    return {"processes": distributed.world_size(), "samples": samples, "threads": options.threads,
+            "seed": options.seed, "iters": options.iters, "batch_size": options.batch_size,
+            "accum_iters": options.accum_iters, "repeats": options.repeats}
+
+
+def _flat(tree, prefix: str = "") -> Dict:
+    """A nested mapping as {"a.b": value}; items of lists go by number."""
+    if not isinstance(tree, (dict, list)) or not tree:
+        return {prefix[:-1]: tree} if prefix else {}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {key: value for name, child in items for key, value in _flat(child, f"{prefix}{name}.").items()}
+
+
+def records_to_keep(resumed: Optional[Resumed]) -> Optional[Callable[[Dict], bool]]:
+    """Which records of the log stay when a run goes on: those of the iterations that it doesn't repeat."""
+    if resumed is None:
+        return None
+    return lambda record: record.get("iter", 0) < resumed.iteration or (
+        record.get("iter") == resumed.iteration and not (record.get("mode") == "eval" and resumed.awaits_evaluation))

@@ -1,0 +1,76 @@
+"""Files and directories that are whole or absent, after a crash or a power cut too."""
+
+import contextlib
+import os
+import shutil
+from typing import Iterator
+
+TEMPORARY, OLD = ".tmp", ".old"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str) -> Iterator[str]:
+    """A temporary name to write to; it becomes `path` when the block ends well, and goes otherwise.
+
+    Whoever reads `path`, after a crash too, finds the old file or the whole new one.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.getpid()}{TEMPORARY}")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(folder)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str) -> Iterator[str]:
+    """A temporary directory to fill; it becomes `path`, in place of an older one, when the block ends well.
+
+    The files in it are synced by whoever writes them, as `atomic_path` does. A crash between the two renames
+    leaves the older one as `path`.old: see `put_back`.
+    """
+    temporary, old = path + TEMPORARY, path + OLD
+    put_back(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.makedirs(temporary)
+    try:
+        yield temporary
+        _sync(temporary)
+        if os.path.exists(path):
+            os.rename(path, old)
+        os.rename(temporary, path)
+        _sync(os.path.dirname(os.path.abspath(path)))
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        put_back(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def put_back(path: str) -> None:
+    """Undo a replacement of a directory that was cut off, or remove what it left."""
+    if os.path.isdir(path + OLD):
+        if os.path.exists(path):
+            shutil.rmtree(path + OLD, ignore_errors=True)
+        else:
+            os.rename(path + OLD, path)
+
+
+def remove_directory(path: str) -> None:
+    """Remove a directory so that a crash halfway leaves no part of it under its name."""
+    shutil.rmtree(path + TEMPORARY, ignore_errors=True)
+    os.rename(path, path + TEMPORARY)
+    shutil.rmtree(path + TEMPORARY)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
