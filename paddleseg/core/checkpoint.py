@@ -36,7 +36,7 @@ def save_checkpoint(save_dir: str, iteration: int, model: nn.Layer, optimizer, s
         RunError: it can't be written, for want of room, say; earlier checkpoints are as they were.
     """
     path = os.path.join(save_dir, f"iter_{iteration}")
-    with _saving(path), atomic.atomic_directory(path) as temporary:
+    with _saving(save_dir, path), atomic.atomic_directory(path) as temporary:
         write_weights(os.path.join(temporary, WEIGHTS), to_numpy(model.state_dict()))
         write_weights(os.path.join(temporary, OPTIMIZER), optimizer_state(model, optimizer))
         _write_json(os.path.join(temporary, STATE), {"iter": iteration, **state})
@@ -51,7 +51,7 @@ def save_best(save_dir: str, model: nn.Layer, score: Dict) -> None:
         RunError: it can't be written; an earlier one is as it was.
     """
     path = os.path.join(save_dir, BEST)
-    with _saving(path), atomic.atomic_directory(path) as temporary:
+    with _saving(save_dir, path), atomic.atomic_directory(path) as temporary:
         write_weights(os.path.join(temporary, WEIGHTS), to_numpy(model.state_dict()))
         _write_json(os.path.join(temporary, SCORE), score)
         checksums.write_sums(temporary)
@@ -65,8 +65,9 @@ def best_score(save_dir: str) -> Optional[Dict]:
 
 def mark_evaluated(directory: str, score: Dict) -> None:
     """Note beside a checkpoint that it was evaluated, so that a resumed run needn't do it again."""
-    with _saving(os.path.join(directory, SCORE)):
-        _write_json(os.path.join(directory, SCORE), score)
+    path = os.path.join(directory, SCORE)
+    with _saving(os.path.dirname(directory), path):
+        _write_json(path, score)
 
 
 def was_evaluated(directory: str) -> bool:
@@ -74,12 +75,12 @@ def was_evaluated(directory: str) -> bool:
 
 
 @contextlib.contextmanager
-def _saving(path: str) -> Iterator[None]:
+def _saving(save_dir: str, path: str) -> Iterator[None]:
     """Inside, what can't be written is a RunError that says what is left."""
     try:
         yield
     except (OSError, WeightsError) as error:
-        left = [os.path.basename(whole) for whole in list_checkpoints(os.path.dirname(path))]
+        left = [os.path.basename(whole) for whole in list_checkpoints(save_dir)]
         hint = f"{left[-1]} is whole: make room and go on with --resume auto" if left else "make room and start again"
         raise RunError(f"{path} couldn't be saved: {error}; {hint}") from error
 

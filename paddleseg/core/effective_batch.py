@@ -26,6 +26,6 @@ def describe(world: int, batch_size: int, accum_iters: int, recipe: Optional[int
     if recipe % (batch_size * accum_iters) == 0:
         ways.append(f"{recipe // (batch_size * accum_iters)} processes")
     ways.append(f"keep it and scale the schedule: --learning_rate {learning_rate * here / recipe:g} "
-                f"--iters {round(iters * recipe / here)}")
+                f"--iters {round(iters * recipe / here)} --opts effective_batch={here}")
     return line, (f"the effective batch is {here}, the recipe's schedule is made for {recipe}: expect another result. "
                   f"Nothing is scaled by itself; choose {', or '.join(ways)}")

@@ -14,7 +14,7 @@ def test_the_overrides_that_mend_it():
     line, advice = describe(1, 2, 1, 8, 80000, 0.01)
     assert line == "effective batch = 1 processes x 2 x 1 accumulated = 2 (recipe: 8)"
     for override in ("--batch_size 8,", "--accum_iters 4 (", "4 processes,",
-                     "--learning_rate 0.0025 --iters 320000"):
+                     "--learning_rate 0.0025 --iters 320000 --opts effective_batch=2"):
         assert override in advice
 
 
@@ -29,3 +29,4 @@ def test_following_the_advice_ends_the_warning():
     assert describe(1, 8, 1, 8, 80000, 0.01)[1] is None
     assert describe(1, 2, 4, 8, 80000, 0.01)[1] is None
     assert describe(4, 2, 1, 8, 80000, 0.01)[1] is None
+    assert describe(1, 2, 1, 2, 320000, 0.0025)[1] is None
