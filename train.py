@@ -31,9 +31,10 @@ def parse_args(argv=None) -> argparse.Namespace:
             ("seed", int, "of weights, order, augmentation and dropout (default: 42)"),
             ("repeats", int, "times that each sample is seen in an epoch (default: 1)")):
         parser.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
-    parser.add_argument("--precision", choices=["fp32"], help="fp32 is the one precision so far")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], help="of the computation (default: fp32)")
+    parser.add_argument("--amp_level", choices=["O1", "O2"],
+                        help="with fp16 and bf16: O1 keeps weights in float32 (default), O2 in half precision too")
     parser.add_argument("--data_format", choices=["NCHW"], help="NCHW is the one layout so far")
-    add_refused_flag(parser, "--amp_level", "mixed precision isn't there yet; train in fp32, which needs no flag")
     add_refused_flag(parser, "--use_ema", "weight averaging isn't there yet; take best_model from --do_eval")
     add_refused_flag(parser, "--profiler_options", "use a sampling profiler on the running process, such as py-spy")
     return parser.parse_args(argv)

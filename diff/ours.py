@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 
 from diff import inputs
+from paddleseg.core.precision import MixedPrecision
 from paddleseg.core.train import backward
 from paddleseg.cvlibs import builder
 from paddleseg.cvlibs.config import Config
@@ -91,7 +92,7 @@ class PaddleSide:
         """The losses of a training batch, as `losses` gives them; leaves the gradients."""
         self.model.train()
         found = backward(self.model, self.criteria, {"img": paddle.to_tensor(images),
-                                                     "label": paddle.to_tensor(label)})
+                                                     "label": paddle.to_tensor(label)}, MixedPrecision())
         terms = {name: coef * found[f"loss_{name}"] for name, (_, coef) in zip(self.model.loss_names, self.criteria)}
         return {**terms, "total": found["loss"]}
 

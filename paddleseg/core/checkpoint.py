@@ -17,6 +17,7 @@ import numpy as np
 import paddle
 import paddle.nn as nn
 
+from paddleseg.core.precision import float32_weights
 from paddleseg.cvlibs.errors import RunError, WeightsError
 from paddleseg.utils import atomic, checksums, logger
 from paddleseg.utils.weights import load_into, read_weights, write_weights
@@ -37,14 +38,14 @@ def save_checkpoint(save_dir: str, iteration: int, model: nn.Layer, optimizer, s
     """
     path = os.path.join(save_dir, f"iter_{iteration}")
     with _saving(save_dir, path), atomic.atomic_directory(path) as temporary:
-        write_weights(os.path.join(temporary, WEIGHTS), to_numpy(model.state_dict()))
+        write_weights(os.path.join(temporary, WEIGHTS), float32_weights(model, optimizer))
         write_weights(os.path.join(temporary, OPTIMIZER), optimizer_state(model, optimizer))
         _write_json(os.path.join(temporary, STATE), {"iter": iteration, **state})
         checksums.write_sums(temporary)
     return path
 
 
-def save_best(save_dir: str, model: nn.Layer, score: Dict) -> None:
+def save_best(save_dir: str, model: nn.Layer, optimizer, score: Dict) -> None:
     """Replace `best_model` by the model as it is, with its score.
 
     Raises:
@@ -52,7 +53,7 @@ def save_best(save_dir: str, model: nn.Layer, score: Dict) -> None:
     """
     path = os.path.join(save_dir, BEST)
     with _saving(save_dir, path), atomic.atomic_directory(path) as temporary:
-        write_weights(os.path.join(temporary, WEIGHTS), to_numpy(model.state_dict()))
+        write_weights(os.path.join(temporary, WEIGHTS), float32_weights(model, optimizer))
         _write_json(os.path.join(temporary, SCORE), score)
         checksums.write_sums(temporary)
 
@@ -162,10 +163,6 @@ def load_checkpoint(directory: str, model: nn.Layer, optimizer) -> Dict:
     load_into(model, read_weights(os.path.join(directory, WEIGHTS)), directory)
     restore_optimizer(model, optimizer, os.path.join(directory, OPTIMIZER))
     return state
-
-
-def to_numpy(state: Dict[str, paddle.Tensor]) -> Dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in state.items()}
 
 
 def _trainable_names(model: nn.Layer) -> Dict[str, str]:

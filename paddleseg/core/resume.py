@@ -24,6 +24,7 @@ class Resumed:
     directory: str
     iteration: int
     awaits_evaluation: bool
+    loss_scaling: Dict
 
 
 def resume(directory: str, model: nn.Layer, optimizer, options, samples: int,
@@ -52,7 +53,8 @@ def resume(directory: str, model: nn.Layer, optimizer, options, samples: int,
                        f"uninterrupted run")
     logger.info(f"resumed {directory} at iteration {state['iter']}")
     due = state.get("evaluation_due", True)
-    return Resumed(directory, state["iter"], due and not checkpoint.was_evaluated(directory))
+    return Resumed(directory, state["iter"], due and not checkpoint.was_evaluated(directory),
+                   state.get("loss_scaling", {}))
 
 
 def train_state(iteration: int, due: bool, options, samples: int, save_dir: str, config: Optional[Dict]) -> Dict:
@@ -72,7 +74,8 @@ def _run_facts(options, samples: int) -> Dict:
     """What decides, beside the configuration, the samples and, in the last digit, the sums of a run."""
     return {"processes": distributed.world_size(), "samples": samples, "threads": options.threads,
             "seed": options.seed, "iters": options.iters, "batch_size": options.batch_size,
-            "accum_iters": options.accum_iters, "repeats": options.repeats}
+            "accum_iters": options.accum_iters, "repeats": options.repeats,
+            "precision": options.precision, "amp_level": options.amp_level}
 
 
 def _flat(tree, prefix: str = "") -> Dict:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from paddleseg.core import checkpoint, effective_batch
 from paddleseg.core.infer import InferOptions
+from paddleseg.core.precision import MixedPrecision, check_precision
 from paddleseg.core.resume import Resumed, records_to_keep, train_state
 from paddleseg.core.val import evaluate, log_scores
 from paddleseg.cvlibs.errors import ConfigError, RunError
@@ -41,6 +42,8 @@ class TrainOptions:
         use_vdl: write VisualDL's files.
         repeats: times that each sample is seen in an epoch.
         device: auto, cpu or gpu.
+        precision: fp32, fp16 or bf16; without a GPU it is fp32.
+        amp_level: O1 or O2; what is kept in half precision, see core/precision.py.
         threads: CPU threads; None takes this process's share of the cores.
     """
 
@@ -57,6 +60,8 @@ class TrainOptions:
     use_vdl: bool = False
     repeats: int = 1
     device: str = "auto"
+    precision: str = "fp32"
+    amp_level: str = "O1"
     threads: Optional[int] = None
 
     def __post_init__(self):
@@ -70,6 +75,7 @@ class TrainOptions:
         for name in ("effective_batch", "threads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
+        check_precision(self.precision, self.amp_level)
         if self.num_workers is None:
             self.num_workers = device.default_workers()
         if self.threads is None:
@@ -121,9 +127,13 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
     """
     rank, start = distributed.rank(), resumed.iteration if resumed else 0
     recorder = logger.RunRecorder(save_dir if rank == 0 else None, options.use_vdl, records_to_keep(resumed))
+    precision = MixedPrecision(options.precision, options.amp_level, paddle.get_device())
+    if resumed:
+        precision.restore(resumed.loss_scaling)
+    precision.prepare(model, optimizer)
     with closing(recorder), signals.StopSignals() as stop:
-        keeper = _Keeper(model, optimizer, options, len(train_dataset), save_dir, val_dataset, infer_options, config,
-                         recorder, stop)
+        keeper = _Keeper(model, optimizer, precision, options, len(train_dataset), save_dir, val_dataset, infer_options,
+                         config, recorder, stop)
         if resumed and resumed.awaits_evaluation:
             keeper.evaluate(start, resumed.directory)
         if start >= options.iters:
@@ -141,11 +151,12 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
                 seed_iteration(options.seed, iteration, rank)
                 for _ in range(options.accum_iters):
                     epoch, batch = meter.wait_for(batches)
-                    losses = backward(runner, criteria, batch, options.accum_iters)
+                    losses = backward(runner, criteria, batch, precision, options.accum_iters)
                     stop_if_not_finite(losses, iteration, lr, batch["path"])
                     meter.add(losses)
-                optimizer.step()
-                optimizer.clear_grad()
+                if not precision.step(optimizer):
+                    logger.info(f"[TRAIN] iter: {iteration}/{options.iters}, step skipped: gradients overflow fp16; "
+                                f"loss scale: {precision.loss_scale:g}")
                 bar.update()
                 if iteration % options.log_iters == 0 or iteration == options.iters:
                     _log_progress(meter, iteration, epoch, lr, options, recorder)
@@ -160,6 +171,7 @@ class _Keeper:
 
     model: nn.Layer
     optimizer: paddle.optimizer.Optimizer
+    precision: MixedPrecision
     options: TrainOptions
     samples: int
     save_dir: str
@@ -189,6 +201,7 @@ class _Keeper:
         """Rank 0 writes the checkpoint and prunes old ones; returns its directory."""
         if distributed.rank() == 0:
             state = train_state(iteration, due, self.options, self.samples, self.save_dir, self.config)
+            state["loss_scaling"] = self.precision.state()
             checkpoint.save_checkpoint(self.save_dir, iteration, self.model, self.optimizer, state)
             checkpoint.prune_checkpoints(self.save_dir, self.options.keep_checkpoint_max, iteration)
             logger.info(f"saved {self.save_dir}/iter_{iteration}")
@@ -199,7 +212,8 @@ class _Keeper:
         """Score a checkpoint with `do_eval`, and keep the model if it is the best so far."""
         if not self.options.do_eval:
             return
-        with self.stop.at_once(f"{directory} is saved, its evaluation will be made up for"):
+        with self.precision.evaluation(), self.stop.at_once(
+                f"{directory} is saved, its evaluation will be made up for"):
             scores = evaluate(self.model, self.val_dataset, self.infer_options, self.options.num_workers)
         if distributed.rank() == 0:
             log_scores(scores, self.val_dataset.class_names, len(self.val_dataset))
@@ -210,7 +224,7 @@ class _Keeper:
             score = {"iter": iteration, "miou": scores.miou, "accuracy": scores.accuracy}
             best = checkpoint.best_score(self.save_dir)
             if best is None or not best["miou"] >= scores.miou:  # NaN, where nothing was labelled, is no best
-                checkpoint.save_best(self.save_dir, self.model, score)
+                checkpoint.save_best(self.save_dir, self.model, self.optimizer, score)
                 best = score
             checkpoint.mark_evaluated(directory, score)
             logger.info(f"[EVAL] The model with the best validation mIoU ({best['miou']:.4f}) was saved at iter "
@@ -227,16 +241,17 @@ def _progress_bar(iters: int, start: int) -> tqdm:
                 disable=None if distributed.rank() == 0 else True)
 
 
-def backward(model, criteria, batch: Dict, accum_iters: int = 1) -> Dict[str, float]:
+def backward(model, criteria, batch: Dict, precision: MixedPrecision, accum_iters: int = 1) -> Dict[str, float]:
     """Forward, weighted losses, backward; returns the value of each loss and of their weighted sum."""
-    logits = model(batch["img"])
+    with precision.autocast():
+        logits = model(batch["img"])
     names = loss_names(model, len(logits))
     if len(logits) != len(criteria):
         raise ConfigError(f"loss.coef has {len(criteria)} values, but the model has {len(logits)} outputs "
                           f"({', '.join(names)}); give one for each")
     losses = [criterion(logit, batch["label"]) for (criterion, _), logit in zip(criteria, logits)]
     total = sum(loss * coef for loss, (_, coef) in zip(losses, criteria))
-    (total / accum_iters if accum_iters > 1 else total).backward()
+    precision.backward(total / accum_iters if accum_iters > 1 else total)
     return {"loss": total.item(), **{name: loss.item() for name, loss in zip(names, losses)}}
 
 
