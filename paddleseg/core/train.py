@@ -193,6 +193,7 @@ class _Keeper:
         if due or stopping:
             directory = self.save(iteration, due)
             if stopping:
+                self.stop.requested = self.stop.requested or "a signal to another process"
                 raise self.stop.interrupted(f"iteration {iteration} of {self.options.iters} is saved in {directory}")
             self.evaluate(iteration, directory)
         return time.perf_counter() - start

@@ -30,7 +30,9 @@ class StopSignals:
 
     def __exit__(self, kind, error, traceback) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            # A launcher repeats SIGTERM; it must not end a stopped process before its exit code.
+            ignored = self.requested and number == signal.SIGTERM
+            signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL if handler is None else handler)
         # Other processes may have left first, and then what this one shares with them fails.
         if self.requested and isinstance(error, Exception) and not isinstance(error, SegError):
             raise self.interrupted(f"it failed while stopping ({error})") from error

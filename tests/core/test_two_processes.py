@@ -1,11 +1,16 @@
-"""Two processes over gloo, as `paddle.distributed.launch` starts them."""
+"""Several processes over gloo, as `paddle.distributed.launch` starts them."""
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import norm_cases
 import numpy as np
+import pytest
+import small_encnet
 from tiny import Colors, TinyNet, run_pointwise
 
 from paddleseg.core.val import evaluate
@@ -24,24 +29,48 @@ out = Path({out!r})
 """
 
 
-def launch(out: Path, code: str) -> list:
-    """Run code in two processes that save `state`; returns both states."""
+def launch(out: Path, code: str, nodes: int = 1, per_node: int = 2) -> list:
+    """Run code in processes that save `state`; returns the state of each rank.
+
+    Each "node" is a launcher of its own; they meet on the loopback interface.
+    """
     out.mkdir()
     save = 'np.savez(f"{out}/rank{distributed.rank()}.npz", **state)'
     script = out / "run.py"
     script.write_text(PREAMBLE.format(root=str(HERE.parents[1]), here=str(HERE), out=str(out)) + code + "\n" + save)
-    done = subprocess.run([sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir",
-                           str(out / "log"), str(script)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return [dict(np.load(out / f"rank{rank}.npz")) for rank in (0, 1)]
+    master = ["--nnodes", str(nodes), "--master", f"127.0.0.1:{free_port()}"]
+    with contextlib.ExitStack() as stack:
+        launchers = []
+        for node in range(nodes):
+            meeting = [*master, "--rank", str(node)] if nodes > 1 else []
+            command = [sys.executable, "-m", "paddle.distributed.launch", *meeting, "--nproc_per_node", str(per_node),
+                       "--log_dir", str(out / f"log_{node}"), str(script)]
+            launchers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+            stack.callback(launchers[-1].terminate)  # which ends its processes too
+        for launcher in launchers:
+            printed, _ = launcher.communicate(timeout=120)
+            assert launcher.returncode == 0, printed[-3000:]
+    return [dict(np.load(out / f"rank{rank}.npz")) for rank in range(nodes * per_node)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def assert_close(states: list, expected: dict, tolerance: float) -> None:
+    """All ranks hold the same bits, and they are the expected values."""
+    for name, value in expected.items():
+        for state in states:
+            np.testing.assert_array_equal(state[name], states[0][name], err_msg=name)
+        np.testing.assert_allclose(states[0][name], value, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
 def test_two_processes_with_accumulation_equal_one(tmp_path):
     two = launch(tmp_path / "two", "state = run_pointwise(out, batch_size=1, accum_iters=2)")
     one = run_pointwise(tmp_path / "one", batch_size=4)
-    for name in one:
-        np.testing.assert_array_equal(two[0][name], two[1][name])
-        np.testing.assert_allclose(two[0][name], one[name], rtol=1e-12)
+    assert_close(two, one, 1e-12)
 
 
 def test_two_processes_agree_and_the_saved_model_is_the_one_that_scored(tmp_path):
@@ -55,3 +84,42 @@ def test_two_processes_agree_and_the_saved_model_is_the_one_that_scored(tmp_path
     assert evaluate(model, Colors("val", 5)).miou == score["miou"]
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["iter"] for line in lines if line["mode"] == "train"] == [2, 4, 6]
+
+
+def test_evaluation_counts_every_image_once(tmp_path):
+    """An odd number of images, so that one process gets fewer; the matrices agree in every count."""
+    code = ("from small_encnet import *\n"
+            "state = {str(n): evaluate(build(False), Stripes(n), num_workers=n % 2).matrix for n in (1, 4, 7)}")
+    states = launch(tmp_path / "run", "from paddleseg.core.val import evaluate\n" + code)
+    for count in (1, 4, 7):
+        one = evaluate(small_encnet.build(False), small_encnet.Stripes(count)).matrix
+        assert one.sum() == count * 32 * 48
+        for state in states:
+            np.testing.assert_array_equal(state[str(count)], one)
+
+
+@pytest.fixture(scope="module")
+def normalised(tmp_path_factory):
+    """Every case of norm_cases in two processes."""
+    return launch(tmp_path_factory.mktemp("norms") / "run", "import norm_cases\nstate = norm_cases.run_all()")
+
+
+@pytest.mark.parametrize("name", norm_cases.CASES)
+def test_a_batch_norm_over_two_processes_is_that_of_the_whole_batch(normalised, name):
+    case = norm_cases.CASES[name]
+    tolerance = {"float64": 1e-12, "float32": 1e-6}[case.dtype] * max(1, case.mean)
+    for key, expected in case.run().items():
+        shares = [state[f"{name}: {key}"] for state in normalised]
+        if key in ("x", "y", "y in evaluation"):
+            shares = [np.concatenate(shares)]
+        for share in shares:
+            np.testing.assert_allclose(share, expected, rtol=tolerance, atol=tolerance, err_msg=key)
+
+
+@pytest.mark.parametrize("nodes, per_node, accum_iters", [(1, 2, 1), (1, 2, 2), (2, 2, 1)])
+def test_processes_that_share_a_batch_train_the_model_of_one_process(tmp_path, nodes, per_node, accum_iters):
+    """Gradients and statistics of one batch, then both and the parameters after 20 iterations; an EncNet with all."""
+    code = f"import small_encnet\nstate = small_encnet.run_all(out, batch_size=1, accum_iters={accum_iters})"
+    states = launch(tmp_path / "several", code, nodes, per_node)
+    one = small_encnet.run_all(tmp_path / "one", batch_size=nodes * per_node, accum_iters=accum_iters)
+    assert_close(states, one, 1e-9)

@@ -5,15 +5,16 @@ import pytest
 
 from paddleseg.models import layers
 from paddleseg.models.layers.conv_bn import make_dropout
+from paddleseg.models.layers.sync_batch_norm import CPUSyncBatchNorm
 
 
 @pytest.mark.parametrize("device, world, expected", [
-    ("cpu", 1, nn.BatchNorm2D), ("cpu", 2, nn.BatchNorm2D),
-    ("gpu:0", 1, nn.BatchNorm2D), ("gpu:0", 2, nn.SyncBatchNorm)])
-def test_batch_norms_are_synchronised_on_several_gpus_only(monkeypatch, device, world, expected):
+    ("cpu", 1, nn.BatchNorm1D), ("cpu", 2, CPUSyncBatchNorm),
+    ("gpu:0", 1, nn.BatchNorm1D), ("gpu:0", 2, nn.SyncBatchNorm)])
+def test_batch_norms_are_synchronised_over_several_processes(monkeypatch, device, world, expected):
     monkeypatch.setattr(paddle, "get_device", lambda: device)
     monkeypatch.setattr(paddle.distributed, "get_world_size", lambda: world)
-    layer = layers.SyncBatchNorm(3)
+    layer = layers.SyncBatchNorm(3, single_process=nn.BatchNorm1D)
     assert type(layer) is expected
     assert list(layer.state_dict()) == ["weight", "bias", "_mean", "_variance"]
 

@@ -14,25 +14,27 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from paddleseg.cvlibs.errors import ConfigError
+from paddleseg.models.layers.sync_batch_norm import CPUSyncBatchNorm, in_kernel_precision
 
 
 def SyncBatchNorm(num_features: int, single_process: Type[nn.Layer] = nn.BatchNorm2D, **kwargs) -> nn.Layer:
-    """A batch norm whose statistics are those of the whole batch, however many GPUs share it.
+    """A batch norm whose statistics are those of the whole batch, however many processes share it.
 
-    On a CPU, where Paddle has no kernel for it, and in a run of one process this is a layer of type
-    `single_process`; the parameters have the same names either way. `kwargs` go to the layer.
+    In a run of one process this is a layer of type `single_process`; the parameters have the same names either
+    way, and `kwargs` go to the layer. Several processes have one class for all shapes of input, (N, K, C) too.
     """
-    if paddle.get_device().startswith("gpu") and paddle.distributed.get_world_size() > 1:
-        return nn.SyncBatchNorm(num_features, **kwargs)
-    return single_process(num_features, **kwargs)
+    if paddle.distributed.get_world_size() == 1:
+        return single_process(num_features, **kwargs)
+    kind = nn.SyncBatchNorm if paddle.get_device().startswith("gpu") else CPUSyncBatchNorm
+    return kind(num_features, **kwargs)
 
 
 def use_unbiased_variance(model: nn.Layer) -> None:
     """Let every batch norm of a model track the unbiased variance, as PyTorch's does.
 
     Both frameworks normalise by the variance over n values with divisor n; for evaluation Paddle tracks that,
-    PyTorch v * n / (n - 1). n counts the values of a channel over all processes. Measured on the CPU; on a GPU
-    single-process layers are asked (`_tracks_biased`), and SyncBatchNorm is taken for biased.
+    PyTorch v * n / (n - 1). n counts the values of a channel over all processes. Layers of one process are asked
+    which they track (`_tracks_biased`); Paddle's SyncBatchNorm is biased by its source.
     """
     for layer in model.sublayers():
         one_process = isinstance(layer, (nn.BatchNorm1D, nn.BatchNorm2D))
@@ -59,9 +61,8 @@ class _UnbiasedVariance:
     """
 
     def __init__(self, layer: nn.Layer):
-        self.processes = paddle.distributed.get_world_size() if isinstance(layer, nn.SyncBatchNorm) else 1
         self.momentum = layer._momentum
-        self.kernel_momentum = paddle.full([1], self.momentum, "float32").item()
+        self.kernel_momentum = in_kernel_precision(self.momentum)
         self.before = ()
         layer.register_forward_pre_hook(self.remember)
         layer.register_forward_post_hook(self.correct)
@@ -74,12 +75,20 @@ class _UnbiasedVariance:
         """running = momentum * before + (1 - momentum) * batch, with n / (n - 1) for the variance."""
         if not layer.training:
             return
-        count = self.processes * inputs[0].size // inputs[0].shape[1]
+        count = _values_of_a_channel(layer, inputs[0])
         factors = 1.0, count / max(count - 1, 1)
         with paddle.no_grad():
             for running, before, factor in zip((layer._mean, layer._variance), self.before, factors):
                 batch = (running - self.kernel_momentum * before) / (1.0 - self.kernel_momentum)
                 running.set_value(self.momentum * before + (1.0 - self.momentum) * factor * batch)
+
+
+def _values_of_a_channel(layer: nn.Layer, x: paddle.Tensor) -> int:
+    """How many values, over all processes, a layer has taken the variance of."""
+    if isinstance(layer, CPUSyncBatchNorm):
+        return layer.count
+    processes = paddle.distributed.get_world_size() if isinstance(layer, nn.SyncBatchNorm) else 1
+    return processes * x.size // x.shape[1]
 
 
 class ConvBN(nn.Layer):
