@@ -24,6 +24,15 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
+    from paddleseg.utils import launcher, peers
+
+    launcher.protect_logs()
+    with peers.watch_peers():
+        return val(args)
+
+
+def val(args: argparse.Namespace) -> int:
+    """What one process does."""
     from paddleseg.core.val import evaluate, log_scores
     from paddleseg.cvlibs import builder
     from paddleseg.cvlibs.config import load_config
