@@ -41,16 +41,26 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
-    from paddleseg.core import resume, run_dir
+    from paddleseg.utils import launcher, peers
+
+    save_dir = args.save_dir or "output"
+    launcher.protect_logs(save_dir)
+    with peers.watch_peers("the same command with --resume auto goes on from the last checkpoint"):
+        return train(args, save_dir)
+
+
+def train(args: argparse.Namespace, save_dir: str) -> int:
+    """What one process does."""
+    from paddleseg.core import preflight, resume, run_dir
     from paddleseg.core import train as training
     from paddleseg.cvlibs import builder
     from paddleseg.cvlibs.config import load_config
-    from paddleseg.utils import device, distributed, logger, signals
+    from paddleseg.utils import device, distributed, launcher, logger, signals
 
     config = load_config(args.config, args.opts, builder.flag_values(args))
     builder.check(config)
     options, infer_options = builder.build_train_options(config), builder.build_infer_options(config)
-    save_dir, rank, directory = args.save_dir or "output", distributed.rank(), None
+    rank, directory = distributed.rank(), None
     logger.setup_logging(rank)
     with signals.StopSignals() as stop, stop.at_once("training hadn't begun"):
         if rank == 0:
@@ -65,12 +75,15 @@ def main(args: argparse.Namespace) -> int:
         criteria = builder.build_criteria(config, model)
         optimizer, schedule = builder.build_optimizer(config, model), builder.build_schedule(config)
         resumed = directory and resume.resume(directory, model, optimizer, options, len(train_dataset), config.plain())
+        preflight.check_run(train_dataset, val_dataset, model, optimizer, options, save_dir,
+                            resumed.iteration if resumed else None)
 
         # Only now, with everything found and fitting, does the run touch its directory.
         if rank == 0:
             run_dir.open_save_dir(save_dir, directory)
             logger.setup_logging(rank, f"{save_dir}/train.log")
             logger.info("configuration:\n" + builder.write_config(config, save_dir))
+        launcher.move_dumps(save_dir)
     training.train(model, criteria, optimizer, schedule, train_dataset, options, save_dir, val_dataset, infer_options,
                    resumed, config.plain())
     return 0

@@ -1,24 +1,14 @@
-import gc
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from itertools import islice
-from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_data import make_lists, write_image, write_label
 
-from paddleseg.cvlibs.errors import ConfigError, DataError, ImageReadError, LabelValueError, RunError
-from paddleseg.datasets import Dataset, loader
-from paddleseg.datasets.loader import batches_per_epoch, eval_batches, seeded_globals, train_batches
-
-ROOT = Path(__file__).resolve().parents[2]
-MAIN_PROCESS = os.getpid()
+from paddleseg.cvlibs.errors import ConfigError, DataError, ImageReadError, LabelValueError
+from paddleseg.datasets import Dataset
+from paddleseg.datasets.loader import batches_per_epoch, eval_batches, seeded_globals, train_batches, trial_batches
 
 
 class Noise:
@@ -160,7 +150,8 @@ def test_labels_are_optional_and_keep_their_size(dataset):
 
 
 @pytest.mark.parametrize("arguments, kind, expected", [
-    ({"batch_size": 4}, DataError, r"3 samples, fewer than the 4 of one batch \(batch_size 4 x 1 process"),
+    ({"batch_size": 4}, DataError,
+     r"3 samples, fewer than the 4 of one batch \(batch_size 4 x 1 processes\); lower --batch_size, .* --repeats"),
     ({"batch_size": 2, "world": 2}, DataError, r"fewer than the 4 of one batch \(batch_size 2 x 2 process"),
     ({"batch_size": 0}, ConfigError, "batch_size: 0 is below 1"),
     ({"batch_size": 1, "repeats": 0}, ConfigError, "repeats: 0 is below 1"),
@@ -231,87 +222,29 @@ def test_foreign_errors_name_the_sample(num_workers):
     with pytest.raises(DataError) as error:
         list(eval_batches(Count(5, fail_at_three), num_workers=num_workers))
     assert str(error.value) == "image3.png (list.txt:4): ZeroDivisionError: a transform of one's own"
-    if num_workers:
-        assert "in fail_at_three" in str(error.value.__cause__)
+    assert "in fail_at_three" in str(error.value.__cause__)
 
 
-def die_at_three(index):
-    if index == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_batch_with_labels_for_some(num_workers):
+    class Partly(Count):
+        def sample(self, index, rng):
+            sample = super().sample(index, rng)
+            return {key: value for key, value in sample.items() if key != "label" or index}
+
+    with pytest.raises(DataError, match="image0.png has no label, which others of its batch have"):
+        next(train_batches(Partly(2), 2, seed=0, num_workers=num_workers))
 
 
-def test_killed_worker_ends_the_run():
-    received = []
-    with pytest.raises(RunError, match="a process that reads data died .* lower num_workers, now 1"):
-        for batch in eval_batches(Count(8, die_at_three), num_workers=1):
-            received += indices(batch)
-            time.sleep(0.1)
-    assert received == [0, 1, 2]
-
-
-def test_closing_ends_the_workers():
-    before = set(active_children())
-    batches = train_batches(Count(8), 2, seed=0, num_workers=2)
-    next(batches)
-    assert len(set(active_children()) - before) == 2
-    batches.close()
-    assert set(active_children()) <= before
-
-
-def test_handler_of_child_signals_is_left_alone():
-    handler = signal.getsignal(signal.SIGCHLD)
-    list(eval_batches(Count(2), num_workers=1))
-    assert signal.getsignal(signal.SIGCHLD) == handler
-
-
-def test_small_shared_memory_is_not_used(monkeypatch, caplog):
-    monkeypatch.setattr(loader.logging.getLogger("paddleseg"), "propagate", True)
-    monkeypatch.setattr(loader, "shared_memory_bytes", lambda: 100)
-    with caplog.at_level("WARNING", "paddleseg"):
-        assert [indices(batch) for batch in eval_batches(Count(3), num_workers=2)] == [[0], [1], [2]]
-    assert [record.getMessage() for record in caplog.records if record.name == "paddleseg"] == [
-        "/dev/shm has 0 MiB free and 2 workers need 1 MiB; reading without shared memory, which is slower"]
-
-
-def test_unfinished_iterator_and_inherited_handler_leave_quietly():
-    """A trainer's SIGTERM handler must not keep workers alive, nor Paddle print a fatal error at exit."""
-    code = ("import signal, sys; sys.path[:0] = ['tests/datasets', 'tests', '.']; import paddle\n"
-            "from test_loader import Count; from paddleseg.datasets.loader import train_batches\n"
-            "signal.signal(signal.SIGTERM, lambda *_: print('flag'))\n"
-            "batches = train_batches(Count(8), 2, seed=0, num_workers=2); next(batches); print('leaving')\n")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, timeout=60,
-                          capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "leaving\n")
-    assert "Fatal" not in done.stderr and "Traceback" not in done.stderr
-
-
-class Canary:
-    """Notes the process in which it is destroyed; a cycle, so that only a collection destroys it."""
-
-    def __init__(self, path):
-        self.path, self.itself = path, self
-
-    def __del__(self):
-        with open(self.path, "a") as file:
-            file.write(f"{os.getpid()}\n")
-
-
-class Collecting(Count):
-    def sample(self, index, rng):
-        if os.getpid() != MAIN_PROCESS:
-            gc.collect()
-        return super().sample(index, rng)
-
-
-def test_workers_collect_nothing_that_they_inherit(tmp_path):
-    """A reader of Paddle that is destroyed in a forked process waits for ever for its threads."""
-    gc.disable()
-    try:
-        Canary(tmp_path / "dead")
-        alive = Canary(tmp_path / "alive")
-        list(eval_batches(Collecting(2), num_workers=1))
-    finally:
-        gc.enable()
-    gc.collect()
-    assert set((tmp_path / "dead").read_text().split()) == {str(os.getpid())}
-    assert not (tmp_path / "alive").exists() and alive.itself is alive
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_trial_batches_are_those_of_the_first_epoch(dataset, num_workers):
+    trained = {}
+    for _, batch in train_batches(dataset, 1, seed=4, num_batches=5):
+        trained[batch["path"][0]] = batch["img"].numpy()[0], batch["label"].numpy()[0]
+    tried = list(trial_batches(dataset, [[3, 1], [4]], seed=4, num_workers=num_workers))
+    assert [len(batch["path"]) for batch in tried] == [2, 1]
+    for batch in tried:
+        assert batch["label"].dtype == np.uint8
+        for path, image, label in zip(batch["path"], batch["img"], batch["label"]):
+            np.testing.assert_array_equal(image, trained[path][0])
+            np.testing.assert_array_equal(label, trained[path][1])

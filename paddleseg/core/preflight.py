@@ -1,0 +1,265 @@
+"""Checks before the first iteration: a run shouldn't end hours later for a reason that was there at its start.
+
+Nothing here changes the run's directory, nor any state that the run depends on.
+"""
+
+import os
+import re
+import tempfile
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+import paddle
+import paddle.nn as nn
+from tqdm import tqdm
+
+from paddleseg.core import checkpoint
+from paddleseg.cvlibs.errors import DataError, RunError
+from paddleseg.datasets import workers
+from paddleseg.datasets.loader import batches_per_epoch, trial_batches
+from paddleseg.utils import atomic, distributed, logger
+
+SAMPLES = 4  # that are read of each data set
+PROGRESS_SEC = 2.0  # a check that takes longer shows its progress
+_SHOWN = 3  # missing files named in a message
+
+
+def check_run(train_dataset, val_dataset, model: nn.Layer, optimizer, options, save_dir: str,
+              start: Optional[int] = None) -> None:
+    """Refuse a run that can't go well, and warn of one that may not.
+
+    Every process looks at the numbers, rank 0 alone at files. Its error ends the others too, through the launcher.
+
+    Args:
+        val_dataset: None for a run that doesn't evaluate.
+        options: the TrainOptions.
+        save_dir: it needn't exist yet.
+        start: the iteration that the run goes on from; None for a new one, which clears save_dir.
+
+    Raises:
+        DataError: too few samples, a file is missing, or one of the samples read can't be used.
+        RunError: save_dir can't be written to, or not even two checkpoints fit there.
+    """
+    batches_per_epoch(train_dataset, options.batch_size, distributed.world_size(), options.repeats)
+    if val_dataset is not None and (len(val_dataset) == 0 or val_dataset.mode == "test"):
+        what = "is in mode test, without labels" if len(val_dataset) else "has no samples"
+        raise DataError(f"val_dataset {what}, so nothing can be scored; give it some, or train without --do_eval")
+    if distributed.rank() > 0:
+        return
+    check_writable(save_dir)
+    check_disk_space(save_dir, model, optimizer, options, val_dataset is not None, start)
+    datasets = {"train_dataset": train_dataset, **({"val_dataset": val_dataset} if val_dataset is not None else {})}
+    check_files(datasets)
+    batch_bytes = {name: check_samples(name, dataset, options.batch_size if name == "train_dataset" else 1, options)
+                   for name, dataset in datasets.items()}
+    warn_of_shared_memory(batch_bytes, options.num_workers)
+
+
+def nearest_existing(path: str) -> str:
+    """`path`, or the nearest of its parents that exists."""
+    path = os.path.abspath(path)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def check_writable(save_dir: str) -> None:
+    """Write and remove a file where save_dir is or will be made: permissions alone don't tell.
+
+    Raises:
+        RunError: it can't be written.
+    """
+    folder = nearest_existing(save_dir)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise RunError(f"--save_dir {save_dir}: {folder} can't be written to ({error.strerror or error}); "
+                       f"name another --save_dir") from error
+
+
+# ---- disk space -----------------------------------------------------------------------------------
+
+def check_disk_space(save_dir: str, model: nn.Layer, optimizer, options, evaluates: bool,
+                     start: Optional[int] = None) -> None:
+    """Compare what the run's checkpoints will take with the room for them.
+
+    Raises:
+        RunError: the last checkpoint and the one being written, with the best model, don't fit.
+    """
+    interval = options.save_interval
+    saves = -(-options.iters // interval) - (start or 0) // interval  # the last iteration is saved too
+    weights, slots = weights_bytes(model), slots_bytes(model, optimizer)
+    kept, best, cleared = found_in(save_dir, start)
+    room = free_bytes(save_dir) + cleared
+
+    def needed(keep: int) -> int:
+        return growth(saves, keep, weights + slots, weights if evaluates else 0, kept, best)
+
+    size = f"a checkpoint takes {_gib(weights + slots)}" + (f", the best model {_gib(weights)}" if evaluates else "")
+    where = f"--save_dir {save_dir} has room for {_gib(room)}"
+    if needed(1) > room:
+        raise RunError(f"{where}, but the run needs {_gib(needed(1))} even with --keep_checkpoint_max 1 ({size}); make "
+                       f"room, or name another --save_dir")
+    keep = options.keep_checkpoint_max
+    if needed(keep) > room:
+        fitting = max(number for number in range(1, keep) if needed(number) <= room)
+        logger.warning(f"{where}, but the run needs {_gib(needed(keep))} for keep_checkpoint_max {keep} and one being "
+                       f"written ({size}), and will stop where it is full; --keep_checkpoint_max {fitting} fits, or "
+                       f"name another --save_dir")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2 ** 30:.3g} GiB"
+
+
+def weights_bytes(model: nn.Layer) -> int:
+    """Bytes of parameters and buffers."""
+    return sum(value.size * value.element_size() for value in model.state_dict().values())
+
+
+def slots_bytes(model: nn.Layer, optimizer) -> int:
+    """Bytes of the optimizer's state, once it has made a step."""
+    trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+    return slots_per_parameter(optimizer) * sum(value.size * value.element_size() for value in trained)
+
+
+def slots_per_parameter(optimizer) -> int:
+    """How many arrays of its size an optimizer keeps for each parameter.
+
+    Paddle makes them at the first step, and nothing says before which ones. So another optimizer of the same class
+    takes a step, on a parameter of its own. One that can't be made so counts as Adam does.
+    """
+    with paddle.utils.unique_name.guard():  # leaves the names of other parameters as they are
+        probe = paddle.create_parameter([7], "float32", default_initializer=nn.initializer.Constant(0.0))
+        probe.sum().backward()
+        try:
+            twin = type(optimizer)(learning_rate=0.0, parameters=[probe])
+            twin.step()
+        except TypeError:
+            return 2
+    return sum(list(value.shape) == [7] for value in twin.state_dict().values() if isinstance(value, paddle.Tensor))
+
+
+def found_in(save_dir: str, start: Optional[int]) -> Tuple[List[int], int, int]:
+    """Bytes in a directory of: each checkpoint that a run keeps at first, oldest first; the best model; and all that
+    is deleted when the run begins."""
+    if not os.path.isdir(save_dir):
+        return [], 0, 0
+    kept = [path for path in checkpoint.list_checkpoints(save_dir)
+            if start is not None and checkpoint.iteration_of(path) <= start]
+    best = os.path.join(save_dir, checkpoint.BEST)
+    pattern = rf"(iter_\d+|{checkpoint.BEST})({re.escape(atomic.TEMPORARY)}|{re.escape(atomic.OLD)})?"
+    all_bytes = sum(_tree_bytes(entry.path) for entry in os.scandir(save_dir) if re.fullmatch(pattern, entry.name))
+    kept_bytes, best_bytes = [_tree_bytes(path) for path in kept], _tree_bytes(best) if start is not None else 0
+    return kept_bytes, best_bytes, all_bytes - sum(kept_bytes) - best_bytes
+
+
+def _tree_bytes(folder: str) -> int:
+    return sum(os.path.getsize(os.path.join(path, name)) for path, _, names in os.walk(folder) for name in names)
+
+
+def free_bytes(save_dir: str) -> int:
+    """What this user may still write on the file system that save_dir is or will be on."""
+    state = os.statvfs(nearest_existing(save_dir))
+    return state.f_bavail * state.f_frsize
+
+
+def growth(saves: int, keep: int, checkpoint_bytes: int, best_bytes: int, kept: Sequence[int], best: int) -> int:
+    """Bytes that a directory grows by at most while a run saves.
+
+    Each time the new checkpoint is written beside the old ones, those beyond `keep` are removed, and then the new best
+    model is written beside the old one.
+
+    Args:
+        saves: how many checkpoints the run writes.
+        best_bytes: of a best model; 0 where none is kept.
+        kept, best: bytes of the checkpoints and of the best model that are there at the start.
+    """
+    sizes, before, most = list(kept), sum(kept) + best, 0
+    for _ in range(min(saves, keep + 1)):
+        sizes.append(checkpoint_bytes)
+        most = max(most, sum(sizes) + best)
+        sizes = sizes[-keep:]
+        if best_bytes:
+            most = max(most, sum(sizes) + best + best_bytes)
+            best = best_bytes
+    return max(0, most - before)
+
+
+# ---- data -----------------------------------------------------------------------------------------
+
+def check_files(datasets: Dict[str, object]) -> None:
+    """Look for every file of the data sets that haven't done so when they were made, as a `Listing` does.
+
+    Raises:
+        DataError: with the number of missing files, and the first few.
+    """
+    files = [(name, path) for name, dataset in datasets.items() for path in _unchecked_files(dataset)]
+    missing = [f"{path} of {name}" for name, path in _without_existing(files)]
+    if missing:
+        shown, others = ", ".join(missing[:_SHOWN]), len(missing) - _SHOWN
+        raise DataError(f"{len(missing)} of {len(files)} files don't exist: {shown}"
+                        + (f" and {others} more" if others > 0 else "")
+                        + "; correct the list of files, or put them there")
+
+
+def _unchecked_files(dataset) -> Iterator[str]:
+    pairs = getattr(dataset, "file_list", ())
+    listing = getattr(dataset, "listing", None)
+    if listing is None or listing.pairs is not pairs:
+        for pair in pairs:
+            yield from map(os.fspath, pair)
+
+
+def _without_existing(files: Sequence[Tuple[str, str]]) -> Iterator[Tuple[str, str]]:
+    """Those of the (data set, path) that don't exist.
+
+    Each folder is listed once: on a network file system that is much quicker than to ask for every file.
+    """
+    names_in = {}
+    for name, path in tqdm(files, "looking for files", delay=PROGRESS_SEC, disable=None, leave=False):
+        folder, base = os.path.split(path)
+        if folder not in names_in:
+            try:
+                names_in[folder] = set(os.listdir(folder or "."))
+            except OSError:
+                names_in[folder] = set()
+        if base not in names_in[folder]:
+            yield name, path
+
+
+def check_samples(name: str, dataset, batch_size: int, options) -> int:
+    """Read and transform a few samples, spread over the data set, in batches; returns the bytes of a whole batch.
+
+    Raises:
+        DataError: as the data set or the stacking of a batch raises it; or a sample has no label.
+        RunError: a worker died, or hangs.
+    """
+    places = np.unique(np.linspace(0, len(dataset) - 1, SAMPLES).astype(int)).tolist()
+    batches = [places[first:first + batch_size] for first in range(0, len(places), batch_size)]
+    sample_bytes = 0
+    with tqdm(total=len(batches), desc=f"reading samples of {name}", delay=PROGRESS_SEC, disable=None,
+              leave=False) as bar:
+        for batch in trial_batches(dataset, batches, options.seed, options.num_workers):
+            if "label" not in batch:
+                raise DataError(f"{name}: {batch['path'][0]} has no label; name one for each image")
+            sample_bytes = max(sample_bytes, sum(batch[key][0].nbytes for key in ("img", "label")))
+            bar.update()
+    return sample_bytes * batch_size
+
+
+def warn_of_shared_memory(batch_bytes: Dict[str, int], num_workers: int) -> None:
+    """Say so where the batches that workers hold ready don't fit; the workers of training stay during evaluations.
+
+    Args:
+        batch_bytes: of each data set.
+    """
+    needs = {name: workers.shared_memory_needed(size, num_workers) for name, size in batch_bytes.items()}
+    free = workers.shared_memory_free()
+    if sum(needs.values()) <= free:
+        return
+    shown = " and ".join(f"{-(-size // 2 ** 20)} MiB for {name}" for name, size in needs.items())
+    logger.warning(f"{workers.SHARED_MEMORY} has {free // 2 ** 20} MiB free for a process, but {num_workers} workers x "
+                   f"{workers.PREFETCH} batches take {shown}; what doesn't fit goes through pipes, which is slower: "
+                   f"lower --num_workers, or enlarge it (docker run --shm-size)")

@@ -1,0 +1,349 @@
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+from fake_data import make_lists, write_image, write_label
+from tiny import Colors, build, options
+
+from paddleseg.core import preflight
+from paddleseg.core.checkpoint import save_checkpoint
+from paddleseg.core.optim import SGD, AdamW
+from paddleseg.core.preflight import check_disk_space, check_files, check_run, growth, slots_bytes, weights_bytes
+from paddleseg.cvlibs.errors import DataError, ImageReadError, LabelValueError, RunError, SizeMismatchError
+from paddleseg.datasets import Dataset, workers
+from paddleseg.datasets.base import BaseDataset
+from paddleseg.transforms import Compose
+
+
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "paddleseg"]
+
+
+def check(save_dir, train=None, val=None, start=None, **changes):
+    model, optimizer = build()
+    check_run(train or Colors(), val, model, optimizer, options(**changes), str(save_dir), start)
+
+
+def bytes_in(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_run_that_can_go_well_passes_silently_and_leaves_no_trace(tmp_path, caplog, num_workers):
+    with caplog.at_level("INFO", "paddleseg"):
+        check(tmp_path / "new" / "run", val=Colors("val", 3), num_workers=num_workers)
+    assert warnings(caplog) == [] and list(tmp_path.iterdir()) == []
+
+
+# ---- disk space -----------------------------------------------------------------------------------
+
+class Wide(paddle.nn.Layer):
+    """So many weights that a file is little else."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.norm = paddle.nn.Linear(400, 300), paddle.nn.BatchNorm1D(300)
+        self.frozen = paddle.nn.Linear(90, 90)
+        for parameter in self.frozen.parameters():
+            parameter.stop_gradient = True
+
+    def forward(self, x):
+        return self.norm(self.body(x))
+
+
+@pytest.mark.parametrize("optimizer_of", [lambda model: SGD(model), lambda model: SGD(model, 0.9, 1e-4, True), AdamW])
+def test_the_estimate_is_what_a_checkpoint_takes(tmp_path, optimizer_of):
+    model = Wide()
+    model.eval()
+    optimizer = optimizer_of(model)
+    weights, slots = weights_bytes(model), slots_bytes(model, optimizer)
+    assert optimizer.state_dict() == {}
+    model(paddle.ones([2, 400])).sum().backward()
+    optimizer.step()
+    save_checkpoint(str(tmp_path), 1, model, optimizer, {})
+    assert bytes_in(tmp_path / "iter_1") == pytest.approx(weights + slots, rel=0.01)
+    assert (tmp_path / "iter_1" / "model.pdparams").stat().st_size == pytest.approx(weights, rel=0.01)
+
+
+def test_the_estimate_leaves_the_names_of_parameters_alone():
+    def name_of_another():
+        return paddle.create_parameter([1], "float32").name
+
+    with paddle.utils.unique_name.guard():
+        expected = [name_of_another(), name_of_another()]
+    with paddle.utils.unique_name.guard():
+        first, model = name_of_another(), paddle.nn.Linear(1, 1)
+        slots_bytes(model, AdamW(model))
+        assert [first, name_of_another()] == expected
+
+
+def test_an_optimizer_of_ones_own_counts_as_adam():
+    class Mine:
+        def __init__(self, model):
+            pass
+
+    model = Wide()
+    assert slots_bytes(model, Mine(model)) == slots_bytes(model, AdamW(model))
+
+
+@pytest.mark.parametrize("expected, saves, keep, best_bytes, kept, best", [
+    (0, 0, 5, 4, [], 0),  # a finished run
+    (10, 1, 5, 0, [], 0),
+    (20, 9, 1, 0, [], 0),  # the last one and the one being written
+    (60, 9, 5, 0, [], 0),
+    (30, 3, 5, 0, [], 0),  # no more than the run writes
+    (24, 2, 1, 4, [], 0),  # two and the best model
+    (14, 1, 1, 4, [], 0),
+    (64, 9, 5, 4, [], 0),
+    (10, 9, 5, 0, [10] * 5, 0),  # a resumed run replaces what it finds
+    (30, 9, 5, 0, [10] * 3, 0),
+    (10, 9, 2, 0, [10] * 5, 0),
+    (10, 9, 5, 4, [10] * 5, 4),
+    (10, 9, 1, 4, [10], 4),
+    (20, 9, 1, 4, [], 4),
+])
+def test_how_much_a_directory_grows(expected, saves, keep, best_bytes, kept, best):
+    assert growth(saves, keep, 10, best_bytes, kept, best) == expected
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """Sets the room on the disk, in checkpoints of the tiny model."""
+    model, optimizer = build()
+    size = weights_bytes(model) + slots_bytes(model, optimizer)
+
+    def set_room(checkpoints):
+        monkeypatch.setattr(preflight, "free_bytes", lambda path: int(checkpoints * size))
+    return set_room
+
+
+def test_two_checkpoints_must_fit(tmp_path, disk):
+    disk(1.9)
+    with pytest.raises(RunError, match=r"has room for \S+ GiB, but the run needs \S+ GiB even with "
+                                       r"--keep_checkpoint_max 1 \(a checkpoint takes \S+ GiB\); .*another --save_dir"):
+        check(tmp_path / "run")
+    disk(2.1)
+    with pytest.raises(RunError, match=r"the best model \S+ GiB\)"):
+        check(tmp_path / "run", val=Colors("val", 2))
+    check(tmp_path / "run")
+    disk(1.1)
+    check(tmp_path / "run", iters=2)  # writes one alone
+
+
+def test_all_that_are_kept_should_fit(tmp_path, disk, caplog):
+    disk(4.5)
+    check(tmp_path, iters=30, keep_checkpoint_max=5)
+    said = warnings(caplog)
+    assert len(said) == 1 and "for keep_checkpoint_max 5 and one being written" in said[0]
+    assert "--keep_checkpoint_max 3 fits" in said[0] and "another --save_dir" in said[0]
+    check(tmp_path, iters=30, keep_checkpoint_max=3)
+    check(tmp_path, iters=12, keep_checkpoint_max=5)  # writes four
+    assert len(warnings(caplog)) == 1
+
+
+def written(save_dir, *iterations, extra=()):
+    """A run's directory with empty files of the size of checkpoints in it."""
+    model, optimizer = build()
+    sizes = weights_bytes(model) + slots_bytes(model, optimizer)
+    for name in [f"iter_{iteration}" for iteration in iterations] + list(extra):
+        (save_dir / name).mkdir(parents=True)
+        (save_dir / name / "model.pdparams").write_bytes(bytes(sizes))
+
+
+def test_what_a_new_run_deletes_is_room(tmp_path, disk, caplog):
+    written(tmp_path, 3, 6, extra=["iter_9.tmp", "best_model.old"])
+    written(tmp_path / "notes", 3)
+    disk(0)
+    check(tmp_path, iters=30, keep_checkpoint_max=3)
+    assert warnings(caplog) == []
+    check(tmp_path, iters=30, keep_checkpoint_max=4)
+    assert "--keep_checkpoint_max 3 fits" in warnings(caplog)[0]
+
+
+def test_what_a_resumed_run_replaces_is_room(tmp_path, disk, caplog):
+    written(tmp_path, 3, 6, 9)
+    disk(0.1)
+    check(tmp_path, start=6, iters=30, keep_checkpoint_max=2)  # iter_9 goes at once
+    assert warnings(caplog) == []
+    disk(-0.1)
+    with pytest.raises(RunError, match="keep_checkpoint_max 1"):
+        check(tmp_path, start=6, iters=30, keep_checkpoint_max=2)
+
+
+def test_a_finished_run_needs_no_room(tmp_path, disk):
+    disk(0)
+    check(tmp_path, start=6, iters=6)
+
+
+def test_the_free_space_is_that_of_the_nearest_parent(tmp_path):
+    free = preflight.free_bytes(str(tmp_path / "not" / "yet"))
+    assert abs(free - preflight.free_bytes(str(tmp_path))) < 2 ** 30 and free > 0
+
+
+@pytest.mark.parametrize("save_dir", ["/proc/run/of/mine", "file/run"])
+def test_where_nothing_can_be_written(tmp_path, monkeypatch, save_dir):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=f"--save_dir {save_dir}: .* can't be written to .*another --save_dir"):
+        check(save_dir)
+
+
+# ---- data -----------------------------------------------------------------------------------------
+
+class Own(BaseDataset):
+    """A data set of one's own, that sets its list of files by itself."""
+
+    num_classes, ignore_index, mode = 3, 255, "train"
+
+    def __init__(self, pairs):
+        self.file_list, self.transforms = pairs, Compose([])
+
+
+def listed(root, **changes):
+    return Dataset([], str(root), **{"num_classes": 3, "train_path": str(root / "train.txt"), **changes})
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_lists(tmp_path / "data", count=9)
+
+
+def test_missing_files_are_counted_and_the_first_named(root, tmp_path):
+    pairs = [list(pair) for pair in listed(root).file_list]
+    check(tmp_path, Own(pairs))
+    for index in (1, 2, 4, 5):
+        pairs[index][index % 2] += ".gone"
+    with pytest.raises(DataError) as error:
+        check(tmp_path, Own(pairs), val=Own([["nowhere/a.png", "nowhere/b.png"]]))
+    shown = ", ".join(f"{pairs[index][index % 2]} of train_dataset" for index in (1, 2, 4))
+    assert f"6 of 20 files don't exist: {shown} and 3 more; " in str(error.value)
+
+
+def test_files_that_were_looked_for_already_are_not_again(root, monkeypatch):
+    dataset = listed(root)
+    monkeypatch.setattr(preflight.os, "listdir", lambda folder: pytest.fail("asked again"))
+    check_files({"train_dataset": dataset})
+
+
+def test_looking_for_the_files_of_cityscapes_is_quick(tmp_path):
+    folders = [tmp_path / kind / f"city{city}" for kind in ("image", "label") for city in range(5)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for number in range(695):
+            (folder / f"{number}.png").touch()
+    pairs = [[str(image / f"{number}.png"), str(label / f"{number}.png")]
+             for image, label in zip(folders[:5], folders[5:]) for number in range(695)]
+    before = time.perf_counter()
+    check_files({"train_dataset": Own(pairs[:2975]), "val_dataset": Own(pairs[2975:])})
+    assert time.perf_counter() - before < 2
+
+
+@pytest.mark.parametrize("spoil, kind", [
+    (lambda root: (root / "images/8.png").write_bytes(b""), ImageReadError),
+    (lambda root: write_label(root / "annotations/5.png", (7,)), LabelValueError),
+    (lambda root: write_label(root / "annotations/0.png", size=(8, 8)), SizeMismatchError),
+])
+@pytest.mark.parametrize("place", ["train", "val"])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_samples_spread_over_the_list_are_read(root, tmp_path, spoil, kind, place, num_workers):
+    spoil(root)
+    dataset = listed(root) if place == "train" else listed(root, mode="val", val_path=str(root / "train.txt"))
+    with pytest.raises(kind, match=r"train.txt:\d"):
+        check(tmp_path, **{place: dataset}, num_workers=num_workers)
+
+
+def test_only_a_few_are_read(root, tmp_path):
+    (root / "images/1.png").write_bytes(b"")
+    check(tmp_path, listed(root))
+
+
+def test_samples_are_transformed_and_must_make_a_batch(root, tmp_path):
+    dataset = listed(root)
+    dataset.transforms = Compose([lambda data: 1 / 0])
+    with pytest.raises(DataError, match="0.png .*ZeroDivisionError"):
+        check(tmp_path, dataset)
+    for number in (0, 2, 5, 8):
+        write_image(root / f"images/{number}.png", size=(16, 30 + number))
+        write_label(root / f"annotations/{number}.png", size=(16, 30 + number))
+    with pytest.raises(DataError, match="of one batch differ in size"):
+        check(tmp_path, listed(root))
+    check(tmp_path, listed(root), batch_size=1)
+
+
+def test_samples_without_labels(root, tmp_path):
+    (root / "train.txt").write_text("images/0.png\nimages/1.png\n")
+    with pytest.raises(DataError, match="train_dataset: .*images/0.png has no label"):
+        check(tmp_path, listed(root, mode="test", test_path=str(root / "train.txt")))
+
+
+@pytest.mark.parametrize("train, val, changes, expected", [
+    (Colors(count=3), None, {"batch_size": 4}, "3 samples.*--batch_size.*fewer processes.*--repeats"),
+    (Colors(), Colors("val", 0), {}, "val_dataset has no samples.*without --do_eval"),
+    (Colors(), Colors("test", 3), {}, "val_dataset is in mode test.*without --do_eval"),
+])
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_numbers_of_samples_are_checked_by_every_process(tmp_path, monkeypatch, train, val, changes, expected, rank):
+    monkeypatch.setenv("PADDLE_TRAINER_ID", rank)
+    with pytest.raises(DataError, match=expected):
+        check(tmp_path, train, val, **changes)
+
+
+def test_the_samples_must_fill_a_batch_of_all_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "4")
+    with pytest.raises(DataError, match=r"6 samples, fewer than the 8 of one batch \(batch_size 2 x 4 processes\)"):
+        check(tmp_path)
+
+
+def test_rank_0_alone_reads(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    dataset = Own([["gone.png", "gone.png"]] * 8)
+    with pytest.raises(DataError):
+        check(tmp_path, dataset)
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
+    check("/proc/run", dataset)
+
+
+@pytest.mark.parametrize("processes, free, warned", [(1, 5, False), (1, 3, True), (2, 5, True)])
+def test_shared_memory_is_weighed(monkeypatch, caplog, processes, free, warned):
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", str(processes))
+    monkeypatch.setattr(workers.os, "statvfs", lambda path: SimpleNamespace(f_bavail=free << 20, f_frsize=1))
+    preflight.warn_of_shared_memory({"train_dataset": 600_000, "val_dataset": 400_000}, num_workers=2)
+    assert bool(warnings(caplog)) == warned
+    if warned:
+        assert f"{free // processes} MiB free for a process, but 2 workers x 2 batches take" in warnings(caplog)[0]
+        assert "3 MiB for train_dataset and 2 MiB for val_dataset" in warnings(caplog)[0]
+        assert "--num_workers" in warnings(caplog)[0]
+
+
+def test_shared_memory_needs_are_those_of_whole_batches(tmp_path, monkeypatch):
+    weighed = []
+    monkeypatch.setattr(preflight, "warn_of_shared_memory", lambda *arguments: weighed.append(arguments))
+    check(tmp_path, val=Colors("val", 3), batch_size=5)
+    sample = 3 * 8 * 12 * 4 + 8 * 12
+    assert weighed == [({"train_dataset": 5 * sample, "val_dataset": sample}, 0)]
+
+
+def test_no_random_state_is_touched(tmp_path):
+    paddle.seed(1)
+    np.random.seed(1)
+    expected = paddle.rand([2]).tolist(), np.random.rand()
+    paddle.seed(1)
+    np.random.seed(1)
+    model, optimizer = build_without_seeding()
+    paddle.seed(1)
+    check_run(Colors(), None, model, optimizer, options(), str(tmp_path))
+    assert (paddle.rand([2]).tolist(), np.random.rand()) == expected
+
+
+def build_without_seeding():
+    model = Wide()
+    return model, SGD(model)
+
+
+def test_disk_space_can_be_checked_alone(tmp_path, disk):
+    disk(0)
+    model, optimizer = build()
+    with pytest.raises(RunError, match="make room"):
+        check_disk_space(str(tmp_path), model, optimizer, options(), False)

@@ -1,0 +1,431 @@
+import errno
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing import Process, active_children
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paddleseg.cvlibs.errors import RunError
+from paddleseg.datasets import workers
+from paddleseg.datasets.loader import eval_batches, train_batches
+
+ROOT = Path(__file__).resolve().parents[2]
+MAIN_PROCESS = os.getpid()
+
+
+class Samples:
+    """A data set without files whose sample is its index; `do(index)` is called before each, in the worker."""
+
+    def __init__(self, count=6, do=lambda index: None):
+        self.count, self.do = count, do
+
+    def __len__(self):
+        return self.count
+
+    def name_of(self, index):
+        return f"{index}.png (list.txt:{index + 1})"
+
+    def sample(self, index, rng):
+        self.do(index)
+        height = 1 + index * 7 % 5  # of which each differs from the one before
+        return {"img": np.full((3, height, 300), index, np.float32), "label": np.full((height, 300), index, np.uint8),
+                "path": f"{index}.png", "trans_info": []}
+
+
+def at(index, action):
+    """Calls action() before the sample of this index."""
+    return lambda now: action() if now == index else None
+
+
+def kill_myself(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+def sleep_for_ever():
+    while True:
+        time.sleep(1000)
+
+
+def read(batches):
+    """The indices that came, each checked against the arrays it came with."""
+    received = []
+    for batch in batches:
+        index = int(batch["path"][0][:-4])
+        assert list(batch["label"].shape) == [1, 1 + index * 7 % 5, 300]
+        assert (batch["label"].numpy() == index).all() and (batch["img"].numpy() == index).all()
+        received.append(index)
+    return received
+
+
+@pytest.fixture(autouse=True)
+def no_worker_is_left():
+    before = set(active_children())
+    yield
+    assert set(active_children()) <= before
+
+
+@pytest.fixture
+def said(caplog):
+    """Calls as a list of what was logged."""
+    with caplog.at_level("WARNING", "paddleseg"):
+        yield lambda: [record.getMessage() for record in caplog.records if record.name == "paddleseg"]
+
+
+# ---- batches --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("num_workers", [1, 3, 20])
+def test_batches_of_all_sizes_come_in_order(num_workers, said):
+    assert read(eval_batches(Samples(12), num_workers)) == list(range(12))
+    assert said() == []
+
+
+def test_a_batch_is_a_copy_of_what_a_worker_writes_again():
+    batches = list(eval_batches(Samples(12), 1))
+    assert read(batches) == list(range(12))
+
+
+def no_room(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda patch: patch.setattr(workers.os, "posix_fallocate", no_room),
+    lambda patch: patch.setattr(workers, "SHARED_MEMORY", "/nowhere"),
+])
+def test_without_room_in_shared_memory_batches_come_through_pipes(monkeypatch, said, spoil):
+    spoil(monkeypatch)
+    assert read(eval_batches(Samples(12), 2)) == list(range(12))
+    assert len(said()) == 1 and "is full: batches come through pipes, which is slower" in said()[0]
+
+
+def test_shared_memory_in_use_is_what_was_said_to_be_needed():
+    batch_bytes = 3 * 512 * 512 * 4 + 512 * 512
+
+    class Large(Samples):
+        def sample(self, index, rng):
+            return {**super().sample(index, rng), "img": np.zeros((3, 512, 512), np.float32),
+                    "label": np.zeros((512, 512), np.uint8)}
+
+    before = workers.shared_memory_free()
+    batches = eval_batches(Large(20), 3)
+    for _ in range(8):
+        next(batches)
+    used = before - workers.shared_memory_free()
+    batches.close()
+    assert used == pytest.approx(workers.shared_memory_needed(batch_bytes, 3), rel=0.2)
+
+
+def test_there_may_be_no_shared_memory(monkeypatch):
+    monkeypatch.setattr(workers, "SHARED_MEMORY", "/nowhere")
+    assert workers.shared_memory_free() == 0
+
+
+# ---- deaths ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("action, cause", [
+    (kill_myself(signal.SIGKILL), r"signal 9 \(Killed\), often for want of memory; lower num_workers"),
+    (kill_myself(signal.SIGXCPU), r"signal 24 \(CPU time limit exceeded\); .* leave the file out"),
+    (lambda: os._exit(3), "it ended with exit code 3; what it printed stands above"),
+])
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_dead_worker_ends_the_run_and_names_the_sample(action, cause, num_workers):
+    received = []
+    with pytest.raises(RunError, match=rf"process that was reading 3.png \(list.txt:4\) died: {cause}"):
+        for batch in eval_batches(Samples(8, at(3, action)), num_workers):
+            received += read([batch])
+    assert received == [0, 1, 2]
+
+
+def test_the_sample_of_a_larger_batch_is_named():
+    order = []
+
+    class Equal(Samples):
+        def sample(self, index, rng):
+            return {**super().sample(index, rng), "img": np.zeros((3, 1, 1), np.float32),
+                    "label": np.zeros((1, 1), np.uint8)}
+
+    for _, batch in train_batches(Equal(12), 4, seed=0, num_batches=3):
+        order += batch["path"]
+    seventh = int(order[6][:-4])
+    with pytest.raises(RunError, match=rf"reading {seventh}.png \(list.txt:{seventh + 1}\) died"):
+        list(train_batches(Equal(12, at(seventh, kill_myself(signal.SIGKILL))), 4, 0, num_workers=2, num_batches=3))
+
+
+def test_a_worker_that_is_killed_while_idle_names_its_batch():
+    batches = eval_batches(Samples(9), 2)
+    first = read([next(batches)])
+    time.sleep(0.3)  # all places are full by now
+    for process in active_children():
+        os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(RunError, match=r"reading \d.png \(list.txt:\d\) died"):
+        first += read(batches)
+    assert first == list(range(len(first))) and len(first) < 9
+
+
+def test_processes_that_cannot_be_started(monkeypatch):
+    start, started = Process.start, []
+
+    def start_one(process):
+        if started:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", start_one)
+    with pytest.raises(RunError, match="only 1 of 3 processes that read data could be started .*lower num_workers"):
+        next(eval_batches(Samples(), 3))
+
+
+# ---- hangs ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_hanging_worker_ends_the_run_and_names_the_sample(num_workers, monkeypatch, said):
+    monkeypatch.setattr(workers, "SLICE_SEC", 0.1)
+    monkeypatch.setattr(workers, "NOTICE_SEC", 0.4)
+    before, received = time.monotonic(), []
+    with pytest.raises(RunError, match=r"no batch came for 1 s; what hangs is the reading of 3.png \(list.txt:4\); .*"
+                                       r"then start again"):
+        for batch in eval_batches(Samples(8, at(3, sleep_for_ever)), num_workers, timeout_sec=1):
+            received += read([batch])
+    assert received == [0, 1, 2] and 1 < time.monotonic() - before < 4
+    assert said() == [f"still waiting for 3.png (list.txt:4) after {sec} s; the run ends if it isn't read after 1 s"
+                      for sec in (0, 1)]
+
+
+def test_a_hang_of_training_names_the_sample():
+    with pytest.raises(RunError, match=r"reading of \d.png \(list.txt:\d\)"):
+        next(train_batches(Samples(4, lambda index: sleep_for_ever()), 2, 0, num_workers=1, timeout_sec=0.5))
+
+
+def test_slow_is_not_hanging(monkeypatch, said):
+    monkeypatch.setattr(workers, "SLICE_SEC", 0.1)
+    assert read(eval_batches(Samples(4, lambda index: time.sleep(0.6)), 1, timeout_sec=1)) == [0, 1, 2, 3]
+    assert said() == []
+
+
+def ignore_sigterm():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sleep_for_ever()
+
+
+def test_a_worker_that_ignores_sigterm_is_killed(monkeypatch):
+    monkeypatch.setattr(workers, "STOP_SEC", 0.3)
+    batches = eval_batches(Samples(2, at(1, ignore_sigterm)), 1, timeout_sec=0.5)
+    next(batches)
+    worker, = active_children()
+    with pytest.raises(RunError, match="no batch came"):
+        next(batches)
+    assert ends_within(worker.pid, 0.5)
+
+
+def test_a_slow_read_in_the_main_process_is_named(monkeypatch, said):
+    monkeypatch.setattr(workers, "NOTICE_SEC", 0.2)
+    assert read(eval_batches(Samples(4, at(2, lambda: time.sleep(0.5))))) == [0, 1, 2, 3]
+    assert said() == ["still reading 2.png (list.txt:3) after 0 s; num_workers 0 waits for ever, with 1 or more the "
+                      "run would end with an error"]
+
+
+# ---- signals --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_handlers_run_while_a_batch_is_waited_for(num_workers):
+    handled = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: handled.append(time.monotonic()))
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    start = time.monotonic()
+    try:
+        assert read(eval_batches(Samples(3, at(1, lambda: time.sleep(1.2))), num_workers)) == [0, 1, 2]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(handled) == 1 and handled[0] - start < 0.9
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_ctrl_c_ends_a_wait_at_once(num_workers):
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(eval_batches(Samples(3, at(1, sleep_for_ever)), num_workers))
+    assert time.monotonic() - start < 3
+
+
+def test_closing_ends_the_workers():
+    before = set(active_children())
+    batches = train_batches(Samples(8), 1, seed=0, num_workers=2)
+    next(batches)
+    assert len(set(active_children()) - before) == 2
+    batches.close()
+    assert set(active_children()) <= before
+
+
+def run_script(*lines, **arguments):
+    """Start a script that iterates in a process group of its own."""
+    head = ["import os, signal, sys, time", "sys.path[:0] = ['tests/datasets', '.']", "import paddle",
+            "from multiprocessing import active_children", "from paddleseg.datasets import workers",
+            "from paddleseg.datasets.loader import eval_batches", "from test_workers import *"]
+    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", "\n".join([*head, *lines])], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **arguments)
+
+
+def ends_within(pid, seconds):
+    """Whether a process is gone, or a zombie of nobody's."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_signal_to_the_process_group_leaves_the_workers_alive():
+    script = run_script("signal.signal(signal.SIGTERM, lambda *_: print('flag', flush=True))",
+                        "batches = eval_batches(Samples(9), 2); next(batches); print('ready', flush=True)",
+                        "sys.stdin.readline(); print(read(batches))", stdin=subprocess.PIPE)
+    assert script.stdout.readline() == "ready\n"
+    os.killpg(script.pid, signal.SIGTERM)
+    assert script.stdout.readline() == "flag\n"
+    out, err = script.communicate("\n", timeout=30)
+    assert (script.returncode, out, err) == (0, f"{list(range(1, 9))}\n", "")
+
+
+def test_a_signal_to_the_process_group_while_workers_start_leaves_them_alive():
+    script = run_script("signal.signal(signal.SIGTERM, lambda *_: print('flag', flush=True))", "setsid = os.setsid",
+                        "os.setsid = lambda: (print('starting', flush=True), time.sleep(1), setsid())",
+                        "print(read(eval_batches(Samples(9), 1)))")
+    assert script.stdout.readline() == "starting\n"
+    os.killpg(script.pid, signal.SIGTERM)
+    out, err = script.communicate(timeout=30)
+    assert (script.returncode, out, err) == (0, f"flag\n{list(range(9))}\n", "")
+
+
+@pytest.mark.parametrize("action", ["sleep_for_ever", "ignore_sigterm", "lambda: None"])
+def test_workers_die_with_their_parent(action):
+    script = run_script(f"batches = eval_batches(Samples(9, at(3, {action})), 2)",
+                        "for _ in range(3): next(batches)",
+                        "print(*[process.pid for process in active_children()], flush=True)", "time.sleep(60)")
+    pids = [int(pid) for pid in script.stdout.readline().split()]
+    script.kill()
+    script.communicate(timeout=30)
+    assert len(pids) == 2 and all(ends_within(pid, 3) for pid in pids)
+
+
+def test_unfinished_batches_and_an_inherited_handler_leave_quietly():
+    """A trainer's SIGTERM handler must not keep workers alive, nor Paddle print a fatal error at exit."""
+    script = run_script("signal.signal(signal.SIGTERM, lambda *_: print('flag'))",
+                        "batches = eval_batches(Samples(8), 2); next(batches); print('leaving')")
+    out, err = script.communicate(timeout=30)
+    assert (script.returncode, out, err) == (0, "leaving\n", "")
+
+
+def test_a_crash_is_told_by_its_parent_alone():
+    script = run_script("try: read(eval_batches(Samples(9, at(3, kill_myself(signal.SIGSEGV))), 2))",
+                        "except Exception as error: print(error)")
+    out, err = script.communicate(timeout=30)
+    assert (script.returncode, err) == (0, "")
+    assert out == ("the process that was reading 3.png (list.txt:4) died: signal 11 (Segmentation fault); "
+                   "if it happens again at this file, leave the file out\n")
+
+
+def test_a_process_that_cannot_be_killed_does_not_hold_up_the_end():
+    """As one in a system call on a dead mount: here the signals are withheld."""
+    script = run_script("workers.STOP_SEC = 0.2",
+                        "from multiprocessing.popen_fork import Popen",
+                        "Popen._send_signal = lambda popen, number: None",
+                        "try: list(eval_batches(Samples(9, at(3, sleep_for_ever)), 2, timeout_sec=0.5))",
+                        "except Exception as error: print(error)",
+                        "sys.exit(5)")
+    start = time.monotonic()
+    out, err = script.communicate(timeout=30)
+    assert script.returncode == 5 and "what hangs is the reading of 3.png" in out
+    assert "reads data and can't be killed; it is left behind" in err
+    assert time.monotonic() - start < 20
+
+
+def test_a_suspended_run_goes_on():
+    """The clock goes on while a machine sleeps, or a scheduler stops a job; no worker has hung by that."""
+    script = run_script("workers.SLICE_SEC = 0.2",
+                        "def begin(): print(os.getpid(), flush=True); time.sleep(0.7)",
+                        "print(read(eval_batches(Samples(3, at(1, begin)), 1, timeout_sec=1.2)))")
+    worker = int(script.stdout.readline())
+    for pid in (script.pid, worker):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    for pid in (script.pid, worker):
+        os.kill(pid, signal.SIGCONT)
+    out, err = script.communicate(timeout=30)
+    assert (script.returncode, out, err) == (0, "[0, 1, 2]\n", "")
+
+
+# ---- what a worker inherits -----------------------------------------------------------------------
+
+class Canary:
+    """Notes the process in which it is destroyed; a cycle, so that only a collection destroys it."""
+
+    def __init__(self, path):
+        self.path, self.itself = path, self
+
+    def __del__(self):
+        with open(self.path, "a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+def collect_in_worker(index):
+    if os.getpid() != MAIN_PROCESS:
+        gc.collect()
+
+
+def test_workers_collect_nothing_that_they_inherit(tmp_path):
+    """Destroyed in a worker, it might remove a file, or wait for ever for threads that a forked process hasn't."""
+    gc.disable()
+    try:
+        Canary(tmp_path / "dead")
+        alive = Canary(tmp_path / "alive")
+        list(eval_batches(Samples(2, collect_in_worker), num_workers=1))
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    gc.collect()
+    assert set((tmp_path / "dead").read_text().split()) == {str(os.getpid())}
+    assert not (tmp_path / "alive").exists() and alive.itself is alive
+
+
+def test_the_collector_waits_until_a_worker_has_set_it_up(tmp_path):
+    early, before = tmp_path / "early", gc.get_threshold()
+
+    def note(phase, info):
+        if os.getpid() != MAIN_PROCESS and not gc.get_freeze_count():
+            early.touch()
+
+    gc.callbacks.append(note)
+    gc.set_threshold(1)
+    try:
+        list(eval_batches(Samples(2), num_workers=1))
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(note)
+    assert not early.exists()
+
+
+def test_the_collector_runs_in_workers_and_after_their_start(tmp_path):
+    seen = tmp_path / "seen"
+    list(eval_batches(Samples(2, lambda index: seen.write_text(str(gc.isenabled()))), num_workers=1))
+    assert seen.read_text() == "True" and gc.isenabled()
+
+
+def test_reading_in_a_thread_outlives_the_thread_that_began_it():
+    batches = eval_batches(Samples(6), 1)
+    first = []
+    thread = threading.Thread(target=lambda: first.extend(read([next(batches)])))
+    thread.start()
+    thread.join()
+    assert first + read(batches) == list(range(6))
