@@ -14,10 +14,11 @@ from paddleseg.core.infer import InferOptions
 from paddleseg.core.train import TrainOptions
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.config import Config, annotate, check_arguments, check_component, origin_of, plain
-from paddleseg.cvlibs.errors import ConfigError
+from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.datasets import base as _datasets  # noqa: F401
 from paddleseg.models import losses as _losses  # noqa: F401
 from paddleseg.transforms import Compose
+from paddleseg.utils.atomic import atomic_path
 from paddleseg.utils.palette import color_map
 from paddleseg.utils.weights import load_model_weights, read_model_weights
 
@@ -261,8 +262,16 @@ def flag_values(args) -> Iterator[Tuple[str, str, Any]]:
 
 
 def write_config(config: Config, save_dir: str) -> str:
-    """Save the resolved configuration as config.yml; returns its text."""
-    text = config.dump()
-    with open(os.path.join(save_dir, "config.yml"), "w", encoding="utf-8") as file:
-        file.write(text)
+    """Save the resolved configuration as config.yml; returns its text.
+
+    Raises:
+        RunError: it can't be written.
+    """
+    text, path = config.dump(), os.path.join(save_dir, "config.yml")
+    try:
+        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise RunError(f"{path} can't be written: {error.strerror or error}; make room there, or name another "
+                       f"--save_dir") from error
     return text
