@@ -77,6 +77,8 @@ def open_save_dir(save_dir: str, resumed: Optional[str]) -> None:
             shutil.rmtree(path)
         elif resumed is None and _RECORDS.fullmatch(name):
             os.remove(path)
+    for folder in (save_dir, *checkpoint.list_checkpoints(save_dir)):
+        atomic.remove_leftovers(folder)
     if resumed is None:
         return
     run = os.path.dirname(os.path.abspath(resumed))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from typing import Iterator
 
@@ -66,6 +67,13 @@ def remove_directory(path: str) -> None:
     shutil.rmtree(path + TEMPORARY, ignore_errors=True)
     os.rename(path, path + TEMPORARY)
     shutil.rmtree(path + TEMPORARY)
+
+
+def remove_leftovers(folder: str) -> None:
+    """Remove what a crash within `atomic_path` left in a folder that nobody writes to now."""
+    for name in os.listdir(folder):
+        if re.fullmatch(rf"\..+\.\d+{re.escape(TEMPORARY)}", name):
+            os.remove(os.path.join(folder, name))
 
 
 def _sync(path: str) -> None:

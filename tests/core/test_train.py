@@ -329,6 +329,15 @@ def test_what_a_crash_left_aside_is_put_back(tmp_path):
     assert (tmp_path / "best_model" / "score.json").exists() and (tmp_path / "iter_3" / "score.json").exists()
 
 
+def test_what_a_crash_left_half_written_is_removed(tmp_path):
+    run(tmp_path, iters=3)
+    (tmp_path / ".config.yml.12.tmp").write_text("half")
+    (tmp_path / "iter_3" / ".score.json.12.tmp").write_text("half")
+    (tmp_path / "iter_6.tmp").mkdir()
+    open_save_dir(str(tmp_path), str(tmp_path / "iter_3"))
+    assert not list(tmp_path.rglob("*.tmp")) and (tmp_path / "iter_3" / "model.pdopt").exists()
+
+
 def test_every_output_needs_a_loss(tmp_path):
     with pytest.raises(ConfigError, match="loss.coef has 1 values, but the model has 2 outputs .loss_seg, loss_aux"):
         run(tmp_path, criteria=[(CrossEntropyLoss(), 1.0)])
