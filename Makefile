@@ -19,7 +19,7 @@ ALIGN_VENV := .venv-align
 ALIGN_PYTHON := $(ALIGN_VENV)/bin/python
 PADDLESEG := 2.8.0
 
-.PHONY: help env demo test lint bench align-env align align-quick align-mutations clean distclean
+.PHONY: help env demo test soak lint bench align-env align align-quick align-mutations clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^#   /  /p' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,10 @@ test:  ## ruff, then every test (TEST_ARGS=... goes to pytest)
 	@$(SETUP)
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m pytest -q $(TEST_ARGS)
+
+soak:  ## ruin runs in every way we know, in full: an hour (SOAK_ARGS=... goes to tests/survival/soak.py)
+	@$(SETUP)
+	$(VENV_PYTHON) tests/survival/soak.py $(SOAK_ARGS)
 
 lint:  ## ruff alone
 	@$(SETUP)

@@ -1,0 +1,169 @@
+"""Runs that are killed or told to stop at any moment, and go on with `--resume auto`."""
+
+import re
+import signal
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Callable, List, Optional, Sequence, Tuple
+
+import pytest
+from outcome import Fault, Outcome
+from real_run import (
+    FAULTY_MACHINE,
+    ITERS,
+    SAVE_INTERVAL,
+    Hit,
+    Moment,
+    Session,
+    Watch,
+    iterations,
+    phase,
+    survive,
+    uninterrupted,
+)
+
+RESUMABLE = 75  # EX_TEMPFAIL
+STOP_SEC = 15.0  # that a run gets to stop in: an iteration and a save take a tenth of a second
+# The changes in the file system at which most hangs, and which of those from there on; {n} is a later iteration, {old}
+# one whose checkpoint goes then. At the end come all in their order from one save to the next.
+STEPS = [
+    ("os.rename .*/best_model", 2),  # the old best model is aside, the new one isn't there
+    ("os.rename .*/best_model", 3),  # both are there
+    (r"os.rename .*/iter_{n}\.tmp", 1), (r"os.rename .*/iter_{n}\.tmp", 2),
+    ("os.rename .*/iter_{old}", 1), ("os.rename .*/iter_{old}", 3), ("os.rename .*/iter_{old}", 6),
+    (r"open .*/iter_{n}/\.score\.json.*", 1), (r"open .*/iter_{n}/\.score\.json.*", 2),
+    *((r"os.mkdir .*/iter_{n}\.tmp", count) for count in range(1, 56)),
+]
+LAUNCHER_STOP_SEC = 60.0  # Paddle's launcher waits for a rank for 30 s, then kills it
+
+
+@dataclass
+class Strike:
+    """What is done to a session.
+
+    Attributes:
+        judge: what the session did wrong in answer.
+        origin: the event from which on any moment may be the strike's.
+    """
+
+    name: str
+    deliver: Callable[[Session], None]
+    judge: Callable[[Session], List[str]]
+    origin: str = "begun"
+
+
+def survive_strikes(strikes: Sequence[Strike], processes: int, count: int, folder: Path) -> Outcome:
+    """Strike runs in turn with these."""
+    def disturb(random: Random, number: int, run: Path) -> Tuple[Session, Optional[Hit]]:
+        turn, place = divmod(number, len(strikes))
+        strike, moment = strikes[place], draw_moment(random, turn + place, processes, strikes[place].origin)
+        session = Session(run, "--resume", "auto", processes=processes)
+        if not Watch(session).until(moment):
+            return session, None
+        strike.deliver(session)
+        kind = phase(session)
+        return session, Hit(f"{strike.name} {moment}, try {number}", kind, strike.judge(session))
+
+    return survive(strikes[0].name, disturb, count, folder, processes)
+
+
+def draw_moment(random: Random, turn: int, processes: int, origin: str) -> Moment:
+    """Every other moment is in a save or just after one, the others are any from the origin on."""
+    if turn % 2:
+        seconds = uninterrupted(processes).seconds
+        earliest, latest = (seconds / 4, seconds) if origin == "start" else (0.0, seconds / 2)
+        return Moment(origin, 1, random.uniform(earliest, latest))
+    event, longest_sec = (("saving", 0.03), ("saved", 0.12), ("best", 0.03))[turn // 2 % 3]
+    nth = 1 if event == "best" else random.randint(1, 3)
+    return Moment(event, nth, random.uniform(0.0, longest_sec))
+
+
+def survive_steps(count: int, folder: Path) -> Outcome:
+    """Kill runs before the changes of STEPS."""
+    def disturb(random: Random, number: int, run: Path) -> Tuple[Session, Optional[Hit]]:
+        later = max(iterations(run), default=0) + SAVE_INTERVAL * random.randint(3, 4)
+        pattern, change = STEPS[number % len(STEPS)]
+        pattern = pattern.format(n=later, old=later - 2 * SAVE_INTERVAL)
+        session = Session(run, "--resume", "auto", through=[FAULTY_MACHINE, "kill", pattern, change])
+        if session.wait() == 0:
+            return session, None
+        faults = [] if session.code == -signal.SIGKILL else [f"exit code {session.code}: {session.printed[-1000:]}"]
+        return session, Hit(f"{session.printed.splitlines()[-1]} (try {number})", phase(session),
+                            faults + judge_kill(session))
+
+    return survive("steps", disturb, count, folder)
+
+
+# ---- strikes -----------------------------------------------------------------------------------------
+
+def kill_main(session: Session) -> None:
+    session.send(signal.SIGKILL)
+    session.wait()
+
+
+def judge_kill(session: Session) -> List[str]:
+    """The workers of a run that has ended end too, by themselves."""
+    orphans = session.orphans()
+    return [f"processes {orphans} outlive the run"] if orphans else []
+
+
+def judge_stop(session: Session) -> List[str]:
+    """A run that was told to stop saves, says how to go on, and ends with 75."""
+    code = session.wait(STOP_SEC)
+    if code is None:
+        return [f"it goes on for more than {STOP_SEC:.0f} s"]
+    faults = []
+    if not is_finished(session):
+        faults += [] if code == RESUMABLE else [f"exit code {code}"]
+        if "--resume auto" not in session.printed.splitlines()[-1]:
+            faults.append(f"no word of how to go on: {session.printed.strip()[-300:]}")
+    if "Traceback" in session.printed:
+        faults.append(f"a traceback: {session.printed.strip()[-1000:]}")
+    return faults + judge_saved(session) + judge_kill(session)
+
+
+def is_finished(session: Session) -> bool:
+    """Whether nothing was left to do when the signal came."""
+    return (session.save_dir / f"iter_{ITERS[1]}" / "score.json").exists()
+
+
+def judge_saved(session: Session) -> List[str]:
+    """The last iteration of which the log tells is saved."""
+    trained = re.findall(r"\[TRAIN\] epoch: \d+, iter: (\d+)/", session.logged)
+    if trained and int(trained[-1]) not in iterations(session.save_dir):
+        return [f"iteration {trained[-1]} was trained and isn't saved"]
+    return []
+
+
+def judge_launcher(session: Session) -> List[str]:
+    """Paddle's launcher passes the signal on and ends with its number."""
+    code = session.wait(LAUNCHER_STOP_SEC)
+    if code is None:
+        return [f"it goes on for more than {LAUNCHER_STOP_SEC:.0f} s"]
+    return ([] if code else ["exit code 0"]) + judge_saved(session) + judge_kill(session)
+
+
+KILL = Strike("SIGKILL", kill_main, judge_kill, origin="start")
+KILL_ALL = Strike("SIGKILL of all processes", Session.kill, judge_kill, origin="start")
+TERMINATE = Strike("SIGTERM", lambda session: session.send(signal.SIGTERM), judge_stop)
+TERMINATE_ALL = Strike("SIGTERM to all processes", lambda session: session.send(signal.SIGTERM, everyone=True),
+                       judge_stop)
+INTERRUPT = Strike("Ctrl-C", lambda session: session.send(signal.SIGINT), judge_stop)
+TERMINATE_LAUNCHER = Strike("SIGTERM to the launcher", lambda session: session.send(signal.SIGTERM), judge_launcher)
+
+FAULTS = [
+    Fault("SIGKILL at any moment", 3, 30, partial(survive_strikes, [KILL], 1)),
+    Fault("SIGKILL before each step of a save", 1, len(STEPS), survive_steps),
+    Fault("SIGTERM or Ctrl-C at any moment", 3, 30, partial(survive_strikes, [TERMINATE, INTERRUPT, TERMINATE_ALL], 1)),
+    Fault("SIGKILL or SIGTERM of two processes and their launcher", 2, 10,
+          partial(survive_strikes, [KILL_ALL, TERMINATE_LAUNCHER], 2)),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_struck_run_loses_nothing(fault, tmp_path):
+    outcome = fault.survive(fault.small, tmp_path)
+    assert outcome.lost == []
+    assert outcome.tried == outcome.survived >= fault.small
