@@ -84,6 +84,7 @@ def train(args: argparse.Namespace, save_dir: str) -> int:
             logger.setup_logging(rank, f"{save_dir}/train.log")
             logger.info("configuration:\n" + builder.write_config(config, save_dir))
         launcher.move_dumps(save_dir)
+        distributed.barrier()  # rank 0 has looked at all files
     training.train(model, criteria, optimizer, schedule, train_dataset, options, save_dir, val_dataset, infer_options,
                    resumed, config.plain())
     return 0

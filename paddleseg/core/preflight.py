@@ -28,7 +28,7 @@ def check_run(train_dataset, val_dataset, model: nn.Layer, optimizer, options, s
               start: Optional[int] = None) -> None:
     """Refuse a run that can't go well, and warn of one that may not.
 
-    Every process looks at the numbers, rank 0 alone at files. Its error ends the others too, through the launcher.
+    Every process looks at the numbers, rank 0 alone at files. Its error ends the others too (utils/peers.py).
 
     Args:
         val_dataset: None for a run that doesn't evaluate.

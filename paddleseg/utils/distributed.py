@@ -1,9 +1,13 @@
 """Rank, world size and the few collectives that every backend has."""
 
+import itertools
 import os
+import time
 from typing import Optional
 
 import numpy as np
+
+_barriers = itertools.count()  # every process meets the others in the same order
 
 
 def rank() -> int:
@@ -36,11 +40,23 @@ def init(device: str) -> None:
 
 
 def barrier() -> None:
-    """Wait for the other processes, if there are any."""
+    """Wait for the other processes, if there are any, however long they take."""
     if world_size() > 1:
         import paddle
 
+        if not paddle.get_device().startswith("gpu"):
+            _meet_in_store()
         paddle.distributed.barrier()
+
+
+def _meet_in_store() -> None:
+    """Wait where it may take long: gloo gives a collective up after 30 seconds."""
+    import paddle
+
+    store, name = paddle.distributed.collective._default_store, f"barrier {next(_barriers)}"
+    store.add(name, 1)
+    while store.add(name, 0) < world_size():  # asked, not waited for, so that signals are heard meanwhile
+        time.sleep(0.01)
 
 
 def share_buffers(model) -> None:
@@ -76,11 +92,12 @@ def from_rank_0(text: Optional[str]) -> Optional[str]:
 
 
 def sum_over_ranks(array: np.ndarray) -> np.ndarray:
-    """The sum of every process's int64 or float array, on every process."""
+    """The sum of every process's int64 or float array, on every process; they may come at different times."""
     if world_size() == 1:
         return array
     import paddle
 
+    barrier()
     tensor = paddle.to_tensor(array)
     paddle.distributed.all_reduce(tensor)
     return tensor.numpy()

@@ -123,3 +123,15 @@ def test_processes_that_share_a_batch_train_the_model_of_one_process(tmp_path, n
     states = launch(tmp_path / "several", code, nodes, per_node)
     one = small_encnet.run_all(tmp_path / "one", batch_size=nodes * per_node, accum_iters=accum_iters)
     assert_close(states, one, 1e-9)
+
+
+def test_a_process_may_keep_the_others_waiting(tmp_path):
+    """Gloo alone gives up after 30 seconds, and an image or a slow disk may take longer."""
+    code = """
+import time
+if distributed.rank() == 0:
+    time.sleep(33)
+state = {"sum": distributed.sum_over_ranks(np.full(2, distributed.rank() + 1))}
+"""
+    for state in launch(tmp_path / "run", code):
+        np.testing.assert_array_equal(state["sum"], [3, 3])
