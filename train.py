@@ -41,52 +41,59 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
-    from paddleseg.utils import launcher, peers
+    from paddleseg.utils import launcher, peers, signals
 
     save_dir = args.save_dir or "output"
     launcher.protect_logs(save_dir)
-    with peers.watch_peers("the same command with --resume auto goes on from the last checkpoint"):
-        return train(args, save_dir)
+    import paddle  # noqa: F401  (puts a handler of its own for SIGTERM in place)
+
+    with signals.StopSignals() as stop, peers.watch_peers(
+            "the same command with --resume auto goes on from the last checkpoint", stop):
+        return train(args, save_dir, stop)
 
 
-def train(args: argparse.Namespace, save_dir: str) -> int:
+def train(args: argparse.Namespace, save_dir: str, stop) -> int:
     """What one process does."""
     from paddleseg.core import preflight, resume, run_dir
     from paddleseg.core import train as training
     from paddleseg.cvlibs import builder
     from paddleseg.cvlibs.config import load_config
-    from paddleseg.utils import device, distributed, launcher, logger, signals
+    from paddleseg.utils import device, distributed, launcher, logger
 
     config = load_config(args.config, args.opts, builder.flag_values(args))
     builder.check(config)
     options, infer_options = builder.build_train_options(config), builder.build_infer_options(config)
     rank, directory = distributed.rank(), None
     logger.setup_logging(rank)
-    with signals.StopSignals() as stop, stop.at_once("training hadn't begun"):
+    with stop.at_once("nothing has changed", "start the same command again"):
         if rank == 0:
             directory = run_dir.choose_checkpoint(save_dir, args.resume, args.resume_model)
-            run_dir.check_save_dir(save_dir, directory, args.overwrite)
+            run_dir.check_save_dir(save_dir, directory, args.overwrite, args.config)
         device.start_process(options.device, options.threads)
         directory = distributed.from_rank_0(directory)
 
         train_dataset = builder.build_dataset(config, "train_dataset")
         val_dataset = builder.build_dataset(config, "val_dataset") if options.do_eval else None
-        model = builder.build_model(config)
+        model = builder.build_model(config, pretrained=directory is None)
         criteria = builder.build_criteria(config, model)
         optimizer, schedule = builder.build_optimizer(config, model), builder.build_schedule(config)
         resumed = directory and resume.resume(directory, model, optimizer, options, len(train_dataset), config.plain())
-        preflight.check_run(train_dataset, val_dataset, model, optimizer, options, save_dir,
-                            resumed.iteration if resumed else None)
+        finished = resumed is not None and resumed.iteration >= options.iters
+        if not finished:
+            preflight.check_run(train_dataset, val_dataset, model, optimizer, options, save_dir,
+                                resumed.iteration if resumed else None)
+        distributed.barrier()  # rank 0 alone looks at files
 
-        # Only now, with everything found and fitting, does the run touch its directory.
-        if rank == 0:
-            run_dir.open_save_dir(save_dir, directory)
-            logger.setup_logging(rank, f"{save_dir}/train.log")
+    # Only now, with everything found and fitting, does the run touch its directory.
+    if rank == 0:
+        run_dir.open_save_dir(save_dir, directory)
+        logger.setup_logging(rank, f"{save_dir}/train.log")
+        if not finished:
             logger.info("configuration:\n" + builder.write_config(config, save_dir))
-        launcher.move_dumps(save_dir)
-        distributed.barrier()  # rank 0 has looked at all files
+    launcher.move_dumps(save_dir)
+    distributed.barrier()
     training.train(model, criteria, optimizer, schedule, train_dataset, options, save_dir, val_dataset, infer_options,
-                   resumed, config.plain())
+                   resumed, config.plain(), stop)
     return 0
 
 

@@ -1,4 +1,5 @@
 import logging
+import signal
 
 import paddle
 import pytest
@@ -20,3 +21,11 @@ def untouched_logger():
     logger = logging.getLogger("paddleseg")
     logger.propagate, logger.handlers[:] = True, []
     logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def untouched_signals():
+    """Put back what a run that was told to stop leaves ignored; processes that later tests start would inherit it."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import re
-from typing import Dict, Iterator, List, Optional
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set
 
 import numpy as np
 import paddle
@@ -31,7 +31,7 @@ def save_checkpoint(save_dir: str, iteration: int, model: nn.Layer, optimizer, s
     """Write `iter_N` under a temporary name, then rename it; returns its path.
 
     Args:
-        state: what else a resumed run must know, as JSON takes it; see `train.train_state`.
+        state: what else a resumed run must know, as JSON takes it; see `resume.train_state`.
 
     Raises:
         RunError: it can't be written, for want of room, say; earlier checkpoints are as they were.
@@ -39,8 +39,10 @@ def save_checkpoint(save_dir: str, iteration: int, model: nn.Layer, optimizer, s
     path = os.path.join(save_dir, f"iter_{iteration}")
     with _saving(save_dir, path), atomic.atomic_directory(path) as temporary:
         write_weights(os.path.join(temporary, WEIGHTS), float32_weights(model, optimizer))
-        write_weights(os.path.join(temporary, OPTIMIZER), optimizer_state(model, optimizer))
-        _write_json(os.path.join(temporary, STATE), {"iter": iteration, **state})
+        slots = optimizer_state(model, optimizer)
+        write_weights(os.path.join(temporary, OPTIMIZER), slots)
+        without_slots = sorted(set(_trainable_names(model).values()) - _owners(slots))
+        _write_json(os.path.join(temporary, STATE), {"iter": iteration, "without_slots": without_slots, **state})
         checksums.write_sums(temporary)
     return path
 
@@ -81,7 +83,7 @@ def _saving(save_dir: str, path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, WeightsError) as error:
-        left = [os.path.basename(whole) for whole in list_checkpoints(save_dir)]
+        left = [os.path.basename(whole) for whole in list_checkpoints(save_dir) if is_whole(whole)]
         hint = f"{left[-1]} is whole: make room and go on with --resume auto" if left else "make room and start again"
         raise RunError(f"{path} couldn't be saved: {error}; {hint}") from error
 
@@ -148,7 +150,7 @@ def newest(save_dir: str) -> Optional[str]:
         logger.warning(f"{path}: {fault}; skipped, an older checkpoint is tried")
     if found:
         raise RunError(f"{save_dir}: none of its {len(found)} checkpoints is whole; --resume_model with a copy of one "
-                       f"goes on from there, --overwrite without --resume begins again")
+                       f"and another --save_dir goes on from there, --overwrite without --resume begins again")
     return None
 
 
@@ -161,7 +163,7 @@ def load_checkpoint(directory: str, model: nn.Layer, optimizer) -> Dict:
     """
     state = verify(directory)
     load_into(model, read_weights(os.path.join(directory, WEIGHTS)), directory)
-    restore_optimizer(model, optimizer, os.path.join(directory, OPTIMIZER))
+    restore_optimizer(model, optimizer, os.path.join(directory, OPTIMIZER), state.get("without_slots", ()))
     return state
 
 
@@ -184,15 +186,23 @@ def optimizer_state(model: nn.Layer, optimizer) -> Dict[str, np.ndarray]:
     return state
 
 
-def restore_optimizer(model: nn.Layer, optimizer, path: str) -> None:
+def _owners(slots: Iterable[str]) -> Set[str]:
+    """The parameters that the keys of an optimizer's state belong to."""
+    return {key.rpartition("@")[0] for key in slots}
+
+
+def restore_optimizer(model: nn.Layer, optimizer, path: str, without_slots: Sequence[str] = ()) -> None:
     """Give the accumulators in a file back to an optimizer.
+
+    Args:
+        without_slots: parameters that never had a gradient, and so have no accumulators.
 
     Raises:
         WeightsError: the file names a parameter that the model doesn't have, or lacks one.
     """
     generated = {name: unique for unique, name in _trainable_names(model).items()}
     saved = read_weights(path)
-    owners = {key.rpartition("@")[0] for key in saved}
+    owners = _owners(saved) | set(without_slots)
     if owners != set(generated):
         differing = sorted(owners ^ set(generated))
         raise WeightsError(f"{path}: the optimizer's state belongs to another model; {len(differing)} parameters "

@@ -13,8 +13,9 @@ from paddleseg.datasets.loader import batches_per_epoch
 from paddleseg.utils import distributed, logger
 
 # Keys of a configuration that a resumed run may change without becoming another run.
-_FREE_KEYS = ("val_dataset", "test_dataset", "test_config", "log_iters", "save_interval", "keep_checkpoint_max",
-              "num_workers", "use_vdl", "do_eval", "effective_batch")
+_FREE_KEYS = ("test_dataset", "log_iters", "save_interval", "keep_checkpoint_max", "num_workers", "use_vdl", "do_eval",
+              "effective_batch", "device")  # the device that was found is compared
+_EVALUATION_KEYS = ("val_dataset", "test_config")  # what the scores depend on
 
 
 @dataclass
@@ -23,8 +24,14 @@ class Resumed:
 
     directory: str
     iteration: int
-    awaits_evaluation: bool
+    evaluation_due: bool
     loss_scaling: Dict
+
+    def awaits_evaluation(self, save_dir: str, options) -> bool:
+        """Whether the interrupted run would have evaluated this checkpoint, and hasn't."""
+        due = self.evaluation_due or self.iteration >= options.iters
+        done = checkpoint.was_evaluated(self.directory) and checkpoint.best_score(save_dir) is not None
+        return options.do_eval and due and not done
 
 
 def resume(directory: str, model: nn.Layer, optimizer, options, samples: int,
@@ -43,18 +50,17 @@ def resume(directory: str, model: nn.Layer, optimizer, options, samples: int,
         WeightsError: it doesn't fit the model.
     """
     state = checkpoint.load_checkpoint(directory, model, optimizer)
-    before = {**_flat(state.get("config") or {}), **state.get("run", {})}
-    now = {**_flat(config or {}), **_run_facts(options, samples)}
+    before = {**_flat(state.get("config") or {}), **state.get("run", {}), **_flat(state.get("versions", {}))}
+    now = {**_flat(config or {}), **_run_facts(options, samples), **_versions()}
+    free = _FREE_KEYS if options.do_eval else _FREE_KEYS + _EVALUATION_KEYS
     changes = [f"{key} {before.get(key)}, now {now.get(key)}" for key in sorted({**before, **now})
-               if before.get(key) != now.get(key) and key.partition(".")[0] not in _FREE_KEYS]
+               if before.get(key) != now.get(key) and key.partition(".")[0] not in free]
     if changes:
         more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
         logger.warning(f"{directory} was trained with {'; '.join(changes[:5])}{more}: what follows may differ from an "
                        f"uninterrupted run")
     logger.info(f"resumed {directory} at iteration {state['iter']}")
-    due = state.get("evaluation_due", True)
-    return Resumed(directory, state["iter"], due and not checkpoint.was_evaluated(directory),
-                   state.get("loss_scaling", {}))
+    return Resumed(directory, state["iter"], state.get("evaluation_due", True), state.get("loss_scaling", {}))
 
 
 def train_state(iteration: int, due: bool, options, samples: int, save_dir: str, config: Optional[Dict]) -> Dict:
@@ -67,15 +73,20 @@ def train_state(iteration: int, due: bool, options, samples: int, save_dir: str,
     epoch, position = divmod(iteration * options.accum_iters, per_epoch)
     return {"epoch": epoch, "batch_of_epoch": position, "evaluation_due": due,
             "best": checkpoint.best_score(save_dir), "run": _run_facts(options, samples), "config": config,
-            "versions": {"paddle": paddle.__version__, "numpy": np.__version__, "python": platform.python_version()}}
+            "versions": _versions()}
+
+
+def _versions() -> Dict:
+    return {"Paddle": paddle.__version__, "NumPy": np.__version__, "Python": platform.python_version()}
 
 
 def _run_facts(options, samples: int) -> Dict:
-    """What decides, beside the configuration, the samples and, in the last digit, the sums of a run."""
+    """What decides, beside the configuration, the samples and the sums of a run."""
     return {"processes": distributed.world_size(), "samples": samples, "threads": options.threads,
             "seed": options.seed, "iters": options.iters, "batch_size": options.batch_size,
             "accum_iters": options.accum_iters, "repeats": options.repeats,
-            "precision": options.precision, "amp_level": options.amp_level}
+            "precision": options.precision, "amp_level": options.amp_level,
+            "found device": paddle.get_device().partition(":")[0]}
 
 
 def _flat(tree, prefix: str = "") -> Dict:
@@ -86,9 +97,13 @@ def _flat(tree, prefix: str = "") -> Dict:
     return {key: value for name, child in items for key, value in _flat(child, f"{prefix}{name}.").items()}
 
 
-def records_to_keep(resumed: Optional[Resumed]) -> Optional[Callable[[Dict], bool]]:
-    """Which records of the log stay when a run goes on: those of the iterations that it doesn't repeat."""
+def records_to_keep(resumed: Optional[Resumed], evaluates: bool) -> Optional[Callable[[Dict], bool]]:
+    """Which records of the log stay when a run goes on: those of what it doesn't repeat.
+
+    Args:
+        evaluates: it begins with an evaluation of the checkpoint.
+    """
     if resumed is None:
         return None
     return lambda record: record.get("iter", 0) < resumed.iteration or (
-        record.get("iter") == resumed.iteration and not (record.get("mode") == "eval" and resumed.awaits_evaluation))
+        record.get("iter") == resumed.iteration and not (record.get("mode") == "eval" and evaluates))

@@ -1,16 +1,18 @@
 """The directory of a run: whose it is, which checkpoint to go on from, what a new run clears away."""
 
+import fcntl
 import os
 import re
 import shutil
-from typing import Optional
+from typing import Dict, Optional
 
 from paddleseg.core import checkpoint
-from paddleseg.cvlibs.errors import ConfigError, RunError
+from paddleseg.cvlibs.errors import RunError
 from paddleseg.utils import atomic, checksums, logger
 
 _WHOLE = re.compile(rf"iter_\d+|{checkpoint.BEST}")
 _LEFTOVER = re.compile(rf"({_WHOLE.pattern})({re.escape(atomic.TEMPORARY)}|{re.escape(atomic.OLD)})")
+_locks: Dict[str, int] = {}  # directory -> its descriptor
 _RECORDS = re.compile(r"config\.yml|train\.log|log\.jsonl|vdlrecords.*")
 
 
@@ -19,35 +21,60 @@ def choose_checkpoint(save_dir: str, resume: Optional[str], resume_model: Option
 
     Args:
         resume: "auto" for the newest whole checkpoint in save_dir, if there is any.
-        resume_model: the directory of a checkpoint.
+        resume_model: the directory of a checkpoint; with "auto", where to begin when there is none.
 
     Raises:
-        ConfigError: both were given.
         RunError: save_dir holds damaged checkpoints only.
     """
-    if resume is None:
-        return resume_model and os.path.normpath(resume_model)
-    if resume_model:
-        raise ConfigError(f"--resume auto and --resume_model {resume_model} exclude each other; give one of them")
-    found = checkpoint.newest(save_dir)
-    if found is None:
+    found = checkpoint.newest(save_dir) if resume == "auto" else None
+    if found is None and resume_model:
+        path = os.path.normpath(resume_model)
+        # A link such as `last` stands for the checkpoint that it leads to.
+        return os.path.realpath(path) if os.path.islink(path) else path
+    if found is None and resume == "auto":
         logger.info(f"--resume auto: {save_dir} holds no checkpoint; the run starts from the beginning")
     return found
 
 
-def check_save_dir(save_dir: str, resumed: Optional[str], overwrite: bool) -> None:
+def lock(save_dir: str) -> None:
+    """Keep other processes from writing a run to a directory, if it exists, until this process ends.
+
+    Raises:
+        RunError: another one does.
+    """
+    path = os.path.realpath(save_dir)
+    if path in _locks or not os.path.isdir(path):
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise RunError(f"{save_dir}: another run is writing there; wait for its end, or name another --save_dir"
+                       ) from None
+    except OSError:  # a file system without locks
+        os.close(folder)
+        return
+    _locks[path] = folder
+    # A worker that outlives its killed parent for a moment must not keep the run from being resumed.
+    os.register_at_fork(after_in_child=lambda: os.close(folder))
+
+
+def check_save_dir(save_dir: str, resumed: Optional[str], overwrite: bool, recipe: Optional[str] = None) -> None:
     """Refuse a directory that holds another run; nothing in it is lost or changed by a refusal.
 
     Args:
         resumed: the checkpoint to go on from.
+        recipe: the file that the configuration was read from.
 
     Raises:
-        RunError: neither resuming that run nor overwriting it was asked for.
+        RunError: the recipe would be overwritten; or neither resuming that run nor overwriting it was asked for.
     """
     if os.path.exists(save_dir) and not os.path.isdir(save_dir):
         raise RunError(f"--save_dir {save_dir} is a file; name a directory")
     if not os.path.isdir(save_dir):
         return
+    lock(save_dir)
     checkpoint.recover(save_dir)
     goes_on = resumed is not None and _same(os.path.dirname(os.path.abspath(resumed)), save_dir)
     if goes_on:
@@ -57,11 +84,16 @@ def check_save_dir(save_dir: str, resumed: Optional[str], overwrite: bool) -> No
                            f"({', '.join(map(os.path.basename, newer[:4]))}); --resume auto goes on from the newest, "
                            f"another --save_dir keeps them, --overwrite deletes them")
         return
+    written = os.path.join(save_dir, "config.yml")
+    if recipe is not None and not overwrite and os.path.exists(written) and os.path.samefile(recipe, written):
+        raise RunError(f"--config {recipe}: the run writes its own config.yml there; name another --save_dir, or give "
+                       f"the recipe another name")
     held = [name for name in sorted(os.listdir(save_dir)) if _WHOLE.fullmatch(name)]
     if not held or (overwrite and not resumed):
         return
-    raise RunError(f"{save_dir} holds another run ({', '.join(held[:4])}); --resume auto goes on with it, another "
-                   f"--save_dir keeps it, --overwrite without a resume deletes it")
+    goes_on = "--resume auto goes on with it, " if resumed is None and checkpoint.list_checkpoints(save_dir) else ""
+    raise RunError(f"{save_dir} holds another run ({', '.join(held[:4])}); {goes_on}another --save_dir keeps it, "
+                   f"--overwrite without a resume deletes it")
 
 
 def open_save_dir(save_dir: str, resumed: Optional[str]) -> None:
@@ -71,10 +103,11 @@ def open_save_dir(save_dir: str, resumed: Optional[str]) -> None:
     and are whole (the damaged ones stay until their iteration is saved again), and brings its best model along.
     """
     os.makedirs(save_dir, exist_ok=True)
+    lock(save_dir)
     for name in os.listdir(save_dir):
         path = os.path.join(save_dir, name)
         if _LEFTOVER.fullmatch(name) or (resumed is None and _WHOLE.fullmatch(name)):
-            shutil.rmtree(path)
+            atomic.remove_tree(path)
         elif resumed is None and _RECORDS.fullmatch(name):
             os.remove(path)
     for folder in (save_dir, *checkpoint.list_checkpoints(save_dir)):
@@ -85,25 +118,29 @@ def open_save_dir(save_dir: str, resumed: Optional[str]) -> None:
     if _same(run, save_dir):
         for path in _newer(save_dir, resumed):
             atomic.remove_directory(path)
-    _keep_best(os.path.join(run, checkpoint.BEST), os.path.join(save_dir, checkpoint.BEST))
+    _keep_best(run, save_dir, checkpoint.verify(resumed)["iter"])
 
 
-def _keep_best(source: str, target: str) -> None:
-    """Bring the best model along from another directory; set a damaged one aside, where it does no harm."""
-    if os.path.isdir(source) and not os.path.exists(target):
+def _keep_best(run: str, save_dir: str, iteration: int) -> None:
+    """Bring the best model along from another directory; set aside one that is damaged or not of this run's past."""
+    target = os.path.join(save_dir, checkpoint.BEST)
+    if os.path.isdir(os.path.join(run, checkpoint.BEST)) and not os.path.exists(target):
         with atomic.atomic_directory(target) as temporary:
-            shutil.copytree(source, temporary, dirs_exist_ok=True)
-    fault = os.path.isdir(target) and checksums.damage(target, (checkpoint.WEIGHTS, checkpoint.SCORE))
+            shutil.copytree(os.path.join(run, checkpoint.BEST), temporary, dirs_exist_ok=True)
+    if not os.path.isdir(target):
+        return
+    fault, aside = checksums.damage(target, (checkpoint.WEIGHTS, checkpoint.SCORE)), f"{target}.damaged"
+    if not fault and (checkpoint.best_score(save_dir) or {}).get("iter", 0) > iteration:
+        fault, aside = f"it comes after iteration {iteration}", f"{target}.of_another_run"
     if fault:
-        shutil.rmtree(target + ".damaged", ignore_errors=True)
-        os.rename(target, target + ".damaged")
-        logger.warning(f"{target}: {fault}; set aside as {os.path.basename(target)}.damaged, the next evaluation "
-                       f"saves a best model again")
+        atomic.remove_tree(aside)
+        os.rename(target, aside)
+        logger.warning(f"{target}: {fault}; set aside as {os.path.basename(aside)}")
 
 
 def _newer(save_dir: str, resumed: str) -> list:
     """Whole checkpoints of later iterations than the one to go on from."""
-    last = checkpoint.iteration_of(resumed) if re.fullmatch(r"iter_\d+", os.path.basename(resumed)) else -1
+    last = checkpoint.verify(resumed)["iter"]
     later = [path for path in checkpoint.list_checkpoints(save_dir) if checkpoint.iteration_of(path) > last]
     return [path for path in later if checkpoint.is_whole(path)]
 

@@ -109,7 +109,8 @@ class _Meter:
 
 def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer, schedule, train_dataset,
           options: TrainOptions, save_dir: str, val_dataset=None, infer_options: Optional[InferOptions] = None,
-          resumed: Optional[Resumed] = None, config: Optional[Dict] = None) -> Optional[float]:
+          resumed: Optional[Resumed] = None, config: Optional[Dict] = None,
+          stop: Optional[signals.StopSignals] = None) -> Optional[float]:
     """Train a model, save checkpoints, and keep the best one.
 
     Args:
@@ -118,6 +119,7 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
         val_dataset: evaluated with `options.do_eval`.
         resumed: what `resume` returned, in a run that goes on.
         config: the resolved configuration, kept in the checkpoints.
+        stop: where the signals to stop arrive; None for none.
 
     Returns: the best mIoU of the run, or None where nothing was evaluated.
 
@@ -126,15 +128,17 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
         Interrupted: SIGTERM or Ctrl-C came, and the run is saved.
     """
     rank, start = distributed.rank(), resumed.iteration if resumed else 0
-    recorder = logger.RunRecorder(save_dir if rank == 0 else None, options.use_vdl, records_to_keep(resumed))
+    stop = stop or signals.StopSignals()
+    evaluates = resumed is not None and resumed.awaits_evaluation(save_dir, options)
+    recorder = logger.RunRecorder(save_dir if rank == 0 else None, options.use_vdl, records_to_keep(resumed, evaluates))
     precision = MixedPrecision(options.precision, options.amp_level, paddle.get_device())
     if resumed:
         precision.restore(resumed.loss_scaling)
     precision.prepare(model, optimizer)
-    with closing(recorder), signals.StopSignals() as stop:
+    with closing(recorder):
         keeper = _Keeper(model, optimizer, precision, options, len(train_dataset), save_dir, val_dataset, infer_options,
                          config, recorder, stop)
-        if resumed and resumed.awaits_evaluation:
+        if evaluates:
             keeper.evaluate(start, resumed.directory)
         if start >= options.iters:
             logger.info(f"nothing to do: {resumed.directory} has {start} of {options.iters} iterations; "
@@ -224,10 +228,14 @@ class _Keeper:
                 class_iou=[None if math.isnan(iou) else iou for iou in scores.iou.tolist()])
             score = {"iter": iteration, "miou": scores.miou, "accuracy": scores.accuracy}
             best = checkpoint.best_score(self.save_dir)
-            if best is None or not best["miou"] >= scores.miou:  # NaN, where nothing was labelled, is no best
+            if math.isnan(scores.miou):
+                logger.warning("[EVAL] no pixel is labelled, so there is no score and no best model")
+                best = best or score
+            elif best is None or best["miou"] < scores.miou:
                 checkpoint.save_best(self.save_dir, self.model, self.optimizer, score)
                 best = score
-            checkpoint.mark_evaluated(directory, score)
+            if os.path.dirname(os.path.realpath(directory)) == os.path.realpath(self.save_dir):  # not another run's
+                checkpoint.mark_evaluated(directory, score)
             logger.info(f"[EVAL] The model with the best validation mIoU ({best['miou']:.4f}) was saved at iter "
                         f"{best['iter']}.")
         distributed.barrier()

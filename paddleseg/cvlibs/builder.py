@@ -162,10 +162,18 @@ def _build_nested(registry, key: str, value):
     return value
 
 
-def build_model(config: Config) -> nn.Layer:
-    """Build the model; its initial weights depend on `config["seed"]` alone."""
+def build_model(config: Config, pretrained: bool = True) -> nn.Layer:
+    """Build the model; its initial weights depend on `config["seed"]` alone.
+
+    Args:
+        pretrained: False leaves out the weights that the recipe begins with, where others are loaded anyway.
+    """
     paddle.seed(config["seed"])
-    return build_component(manager.MODELS, config["model"])
+    section = config["model"]
+    for part in () if pretrained else (section, section.get("backbone")):
+        if isinstance(part, dict) and "pretrained" in part:
+            part["pretrained"] = None
+    return build_component(manager.MODELS, section)
 
 
 def build_dataset(config: Config, key: str):
@@ -209,20 +217,9 @@ def build_trained_model(config: Config, path: str) -> nn.Layer:
         WeightsError: the file can't be read or doesn't fit.
     """
     weights = read_model_weights(path)
-    _drop_pretrained(config, path)
-    model = build_model(config)
+    model = build_model(config, pretrained=False)
     load_model_weights(model, weights)
     return model
-
-
-def _drop_pretrained(config: Config, origin: str) -> None:
-    for dotted in ("model", "model.backbone"):
-        try:
-            section = config.node(dotted)
-        except KeyError:
-            continue
-        if isinstance(section, dict) and "pretrained" in section:
-            section["pretrained"] = annotate(None, origin)
 
 
 def build_train_options(config: Config) -> TrainOptions:

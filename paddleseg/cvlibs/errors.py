@@ -41,7 +41,14 @@ class RunError(SegError):
     """A run can't start or can't go on."""
 
 
-class Interrupted(SegError):
-    """A run was asked to stop, saved, and can be resumed; 75 is EX_TEMPFAIL of sysexits.h: try again later."""
+class LostPeer(RunError):
+    """Another process of the run is gone."""
+
+
+class Interrupted(BaseException):
+    """A run was asked to stop, and can be resumed; 75 is EX_TEMPFAIL of sysexits.h: try again later.
+
+    No error, as KeyboardInterrupt is none: who handles errors doesn't handle this.
+    """
 
     exit_code = 75

@@ -7,6 +7,7 @@ Paddle's DataLoader isn't used: while it waits, no signal handler of Python's ru
 ever for a worker that hangs; and it can't tell which sample a worker was reading.
 """
 
+import atexit
 import contextlib
 import ctypes
 import faulthandler
@@ -20,6 +21,7 @@ import tempfile
 import threading
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
@@ -102,6 +104,8 @@ def read_ahead(read: Read, describe: Describe, tasks: Iterable, finish: Finish, 
     """
     tasks = iter(tasks)
     workers = _start(read, num_workers)
+    stop = partial(_stop, workers)
+    atexit.register(stop)  # for one that isn't closed: before multiprocessing asks its processes once, and waits
     under_way = deque()
 
     def give(worker: _Worker, place: int) -> None:
@@ -127,7 +131,9 @@ def read_ahead(read: Read, describe: Describe, tasks: Iterable, finish: Finish, 
             give(worker, place)
             yield batch
     finally:
-        _stop(workers)
+        if workers:  # there are none any more when the process itself ends
+            stop()
+            atexit.unregister(stop)
 
 
 @dataclass
@@ -300,7 +306,7 @@ def _cause_of_death(process: multiprocessing.Process) -> str:
 
 
 def _stop(workers: List[_Worker]) -> None:
-    """End the workers, whatever they are doing."""
+    """End the workers, whatever they are doing, and empty the list."""
     for worker in workers:
         worker.pipe.close()
         worker.process.terminate()
@@ -314,3 +320,4 @@ def _stop(workers: List[_Worker]) -> None:
             multiprocessing.process._children.discard(worker.process)
             logging.getLogger("paddleseg").warning("process %d reads data and can't be killed; it is left behind",
                                                    worker.process.pid)
+    workers.clear()

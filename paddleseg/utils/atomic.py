@@ -37,7 +37,7 @@ def atomic_directory(path: str) -> Iterator[str]:
     """
     temporary, old = path + TEMPORARY, path + OLD
     put_back(path)
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_tree(temporary)
     os.makedirs(temporary)
     try:
         yield temporary
@@ -47,26 +47,34 @@ def atomic_directory(path: str) -> Iterator[str]:
         os.rename(temporary, path)
         _sync(os.path.dirname(os.path.abspath(path)))
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary)
         put_back(path)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    remove_tree(old)
 
 
 def put_back(path: str) -> None:
     """Undo a replacement of a directory that was cut off, or remove what it left."""
     if os.path.isdir(path + OLD):
         if os.path.exists(path):
-            shutil.rmtree(path + OLD, ignore_errors=True)
+            remove_tree(path + OLD)
         else:
             os.rename(path + OLD, path)
 
 
 def remove_directory(path: str) -> None:
     """Remove a directory so that a crash halfway leaves no part of it under its name."""
-    shutil.rmtree(path + TEMPORARY, ignore_errors=True)
+    remove_tree(path + TEMPORARY)
     os.rename(path, path + TEMPORARY)
-    shutil.rmtree(path + TEMPORARY)
+    remove_tree(path + TEMPORARY)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory if it is there; of a link to one, the link."""
+    if os.path.islink(path):
+        os.remove(path)
+    elif os.path.exists(path):
+        shutil.rmtree(path)
 
 
 def remove_leftovers(folder: str) -> None:

@@ -7,7 +7,7 @@ import traceback
 import warnings
 from typing import Callable
 
-from paddleseg.cvlibs.errors import SegError
+from paddleseg.cvlibs.errors import Interrupted, SegError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -67,7 +67,7 @@ def run_main(function: Callable[[argparse.Namespace], int], args: argparse.Names
         warnings.filterwarnings("ignore", message=message)
     try:
         return function(args) or 0
-    except SegError as error:
+    except (SegError, Interrupted) as error:
         if args.debug:
             traceback.print_exc()
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)

@@ -5,12 +5,15 @@
 
 import json
 import logging
+import logging.handlers
+import math
 import os
 import sys
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, List, Optional
 
 from tqdm import tqdm
 
+from paddleseg.cvlibs.errors import RunError
 from paddleseg.utils.atomic import atomic_path
 
 _FORMAT = logging.Formatter("%(asctime)s [%(levelname)s]\t%(message)s", "%Y-%m-%d %H:%M:%S")
@@ -61,7 +64,10 @@ class _FileHandler(logging.Handler):
 
     def __init__(self, path: str):
         super().__init__()
-        self._file = _AppendedFile(path)
+        try:
+            self._file = _AppendedFile(path)
+        except OSError as error:
+            raise RunError(f"{path} can't be written ({error.strerror})") from error
 
     def emit(self, record):
         self._file.write(self.format(record))
@@ -71,19 +77,34 @@ class _FileHandler(logging.Handler):
         super().close()
 
 
+class _EarlyRecords(logging.handlers.BufferingHandler):
+    """Keeps what is logged before there is a file for it."""
+
+    def __init__(self):
+        super().__init__(capacity=1000)
+
+    def flush(self):
+        """Nobody reads them before the file is there."""
+
+
 def setup_logging(rank: int = 0, log_file: Optional[str] = None) -> None:
-    """Send the lines of rank 0 to standard output and, from now on, to `log_file` too."""
+    """Send the lines of rank 0 to standard output, and to `log_file` too with those of earlier calls without one.
+
+    Raises:
+        RunError: the file can't be written.
+    """
     logger.propagate = False
-    logger.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    early = [record for handler in logger.handlers if isinstance(handler, _EarlyRecords) for record in handler.buffer]
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    handlers = [_ConsoleHandler()]
-    if log_file is not None and rank == 0:
-        handlers.append(_FileHandler(log_file))
-    for handler in handlers:
+    handlers = [_ConsoleHandler(), _EarlyRecords() if log_file is None else _FileHandler(log_file)]
+    for handler in handlers if rank == 0 else handlers[:1]:
         handler.setFormatter(_FORMAT)
         logger.addHandler(handler)
+    for record in early if log_file is not None and rank == 0 else ():
+        handlers[1].handle(record)
 
 
 def info(message: str) -> None:
@@ -113,24 +134,35 @@ class RunRecorder:
         if save_dir is None:
             return
         path = os.path.join(save_dir, "log.jsonl")
-        if keep is not None and os.path.exists(path):
-            _trim(path, keep)
+        kept = _trim(path, keep) if keep is not None and os.path.exists(path) else []
         self._file = _AppendedFile(path)
         if use_vdl:
             from visualdl import LogWriter
 
+            for name in os.listdir(save_dir):  # written anew from the records that are kept
+                if name.startswith("vdlrecords"):
+                    os.remove(os.path.join(save_dir, name))
             self._vdl = LogWriter(save_dir)
+            for record in kept:
+                self._show(record.pop("mode"), record.pop("iter"), record)
 
     def record(self, mode: str, iteration: int, **values) -> None:
         """Write one line; `mode` is train or eval."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"mode": mode, "iter": iteration, **values}))
-        if self._vdl is not None:
-            group = {"train": "Train", "eval": "Evaluate"}[mode]
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self._vdl.add_scalar(f"{group}/{name}", value, iteration)
+        # JSON has no NaN.
+        finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                  for name, value in values.items()}
+        self._file.write(json.dumps({"mode": mode, "iter": iteration, **finite}))
+        self._show(mode, iteration, values)
+
+    def _show(self, mode: str, iteration: int, values: Dict) -> None:
+        if self._vdl is None:
+            return
+        group = {"train": "Train", "eval": "Evaluate"}[mode]
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                self._vdl.add_scalar(f"{group}/{name}", value, iteration)
 
     def close(self) -> None:
         if self._file is not None:
@@ -139,9 +171,9 @@ class RunRecorder:
             self._vdl.close()
 
 
-def _trim(path: str, keep: Callable[[Dict], bool]) -> None:
-    """Rewrite the records of a file but for those that `keep` refuses and a line that a crash cut off."""
-    kept = []
+def _trim(path: str, keep: Callable[[Dict], bool]) -> List[Dict]:
+    """Rewrite a file of records without those that `keep` refuses and a line that a crash cut off; returns the rest."""
+    kept, lines = [], []
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
@@ -149,6 +181,8 @@ def _trim(path: str, keep: Callable[[Dict], bool]) -> None:
             except ValueError:
                 continue
             if isinstance(record, dict) and keep(record):
-                kept.append(line)
+                kept.append(record)
+                lines.append(line.rstrip("\n") + "\n")
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(kept)
+        file.writelines(lines)
+    return kept

@@ -13,8 +13,9 @@ import threading
 import time
 from typing import Iterator, Optional, Tuple
 
-from paddleseg.cvlibs.errors import Interrupted, RunError, SegError
+from paddleseg.cvlibs.errors import Interrupted, LostPeer, RunError, SegError
 from paddleseg.utils import guard
+from paddleseg.utils.signals import StopSignals
 
 # What Paddle, gloo and NCCL say when the other end of a collective is gone.
 _LOST_CONNECTION = re.compile(r"gloo|nccl|tcp_?store|tcp_utils|(reset|closed) by peer|broken pipe", re.IGNORECASE)
@@ -22,7 +23,7 @@ _NEWS_SEC = 10  # for the guard to learn whose death broke a collective
 
 
 @contextlib.contextmanager
-def watch_peers(way_out: str = "") -> Iterator[None]:
+def watch_peers(way_out: str = "", stop: Optional[StopSignals] = None) -> Iterator[None]:
     """End this process soon after another rank of its run dies, whatever this one is waiting for.
 
     Also stop it as SIGTERM does when its launcher dies. A rank that leaves the block well, or by Interrupted, isn't
@@ -30,6 +31,7 @@ def watch_peers(way_out: str = "") -> Iterator[None]:
 
     Args:
         way_out: what to do after the death of a rank; ends the line that tells of it.
+        stop: where a signal to stop shows; then it is why other ranks leave.
 
     Raises:
         RunError: the port where the ranks meet is taken; or, in place of Paddle's error, a collective broke and the
@@ -45,21 +47,23 @@ def watch_peers(way_out: str = "") -> Iterator[None]:
         if isinstance(error, Interrupted) or (isinstance(error, SystemExit) and not error.code):
             watch.leave({"left": True})
         else:
-            _report(watch, error)
+            _report(watch, error, stop)
         raise
     watch.leave({"left": True})
 
 
-def _report(watch: "_Watch", error: BaseException) -> None:
+def _report(watch: "_Watch", error: BaseException, stop: Optional[StopSignals]) -> None:
     """Tell the others of this rank's error, unless it is only the echo of another rank's death."""
     lost = (watch.has_peers and isinstance(error, Exception) and not isinstance(error, SegError)
             and _LOST_CONNECTION.search(str(error)))
     if lost:
-        time.sleep(_NEWS_SEC)  # the guard ends this process meanwhile if a rank died
+        until = time.monotonic() + _NEWS_SEC  # the guard ends this process meanwhile if a rank died
+        while time.monotonic() < until and not (stop and stop.requested):
+            time.sleep(0.1)
     text = " ".join(f"{type(error).__name__}: {error}".split())
     watch.leave({"error": text if len(text) < 1000 else text[:500] + " … " + text[-500:]})
     if lost:
-        raise RunError(f"the connection to another process broke ({text[-300:]}); "
+        raise LostPeer(f"the connection to another process broke ({text[-300:]}); "
                        f"the logs of the other ranks may tell why") from error
 
 

@@ -4,11 +4,12 @@ import contextlib
 import os
 import signal
 import threading
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Tuple
 
-from paddleseg.cvlibs.errors import Interrupted, SegError
+from paddleseg.cvlibs.errors import Interrupted, LostPeer, SegError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_GO_ON = "the same command with --resume auto goes on"
 
 
 class StopSignals:
@@ -20,7 +21,7 @@ class StopSignals:
 
     def __init__(self):
         self.requested: Optional[str] = None
-        self._raise_with: Optional[str] = None
+        self._raise_with: Optional[Tuple[str, str]] = None
         self._before = {}
 
     def __enter__(self) -> "StopSignals":
@@ -34,29 +35,30 @@ class StopSignals:
             ignored = self.requested and number == signal.SIGTERM
             signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL if handler is None else handler)
         # Other processes may have left first, and then what this one shares with them fails.
-        if self.requested and isinstance(error, Exception) and not isinstance(error, SegError):
+        own = isinstance(error, SegError) and not isinstance(error, LostPeer)
+        if self.requested and isinstance(error, Exception) and not own:
             raise self.interrupted(f"it failed while stopping ({error})") from error
 
     @contextlib.contextmanager
-    def at_once(self, what_is_lost: str) -> Iterator[None]:
+    def at_once(self, detail: str, way_out: str = _GO_ON) -> Iterator[None]:
         """Inside, the first signal raises Interrupted wherever the process is, an earlier one at entry."""
-        self._raise_with = what_is_lost
+        self._raise_with = detail, way_out
         try:
             if self.requested:
-                raise self.interrupted(what_is_lost)
+                raise self.interrupted(detail, way_out)
             yield
         finally:
             self._raise_with = None
 
-    def interrupted(self, detail: str) -> Interrupted:
-        return Interrupted(f"stopped by {self.requested}: {detail}; the same command with --resume auto goes on")
+    def interrupted(self, detail: str, way_out: str = _GO_ON) -> Interrupted:
+        return Interrupted(f"stopped by {self.requested}: {detail}; {way_out}")
 
     def _handle(self, number: int, frame) -> None:
         first, self.requested = self.requested is None, self.requested or signal.Signals(number).name
         if not first and number == signal.SIGINT:
             raise KeyboardInterrupt
         if first and self._raise_with:
-            raise self.interrupted(self._raise_with)
+            raise self.interrupted(*self._raise_with)
         if first:  # not through the log, which may be in the midst of a line
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
             os.write(2, f"\n{self.requested}: finishing this iteration, then saving{again}\n".encode())

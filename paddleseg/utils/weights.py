@@ -174,7 +174,8 @@ def read_model_weights(path: str) -> ModelWeights:
     """
     if checksums.is_listed(path):
         folder, name = os.path.split(path)
-        fault = checksums.damage(folder or ".", [name])
+        folder = folder or "."
+        fault = checksums.damage(folder, [name])
         if fault:
             raise WeightsError(f"{folder}: {fault}; take another checkpoint, or delete {checksums.SUMS} there if the "
                                f"file was changed on purpose")

@@ -3,14 +3,18 @@ import logging
 import os
 import re
 import resource
+import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import paddle
 import pytest
-from tiny import Colors, arrays, run, run_pointwise
+from tiny import Colors, TinyNet, arrays, run, run_pointwise
 
-from paddleseg.core.checkpoint import best_score, list_checkpoints
+from paddleseg.core.checkpoint import best_score, list_checkpoints, load_checkpoint, save_checkpoint
+from paddleseg.core.optim import SGD
 from paddleseg.core.run_dir import check_save_dir, choose_checkpoint, open_save_dir
 from paddleseg.core.train import TrainOptions, iteration_seed
 from paddleseg.cvlibs.errors import ConfigError, Interrupted, RunError
@@ -197,10 +201,46 @@ def test_resuming_elsewhere_brings_the_best_model_along(tmp_path):
 
 
 def test_a_score_that_is_not_a_number_is_no_best(tmp_path):
-    run(tmp_path, iters=3, do_eval=True, val_dataset=Colors("val", 3))
-    set_best(tmp_path, "NaN")
+    class Unlabelled(Colors):
+        def sample(self, index, rng):
+            sample = super().sample(index, rng)
+            return {**sample, "label": np.full_like(sample["label"], 255)}
+
+    _, first = run(tmp_path, iters=3, do_eval=True, val_dataset=Colors("val", 3))
+    _, best = run(tmp_path, resume_model=tmp_path / "iter_3", do_eval=True, val_dataset=Unlabelled("val", 3))
+    assert best == first > 0 and best_score(str(tmp_path))["iter"] == 3
+    assert records(tmp_path, "eval")[-1]["mIoU"] is None and "NaN" not in (tmp_path / "log.jsonl").read_text()
+
+
+def test_the_best_model_of_a_discarded_future_is_set_aside(tmp_path, lines):
+    run(tmp_path, do_eval=True, val_dataset=Colors("val", 3))
+    (tmp_path / "best_model" / "score.json").write_text('{"iter": 6, "miou": 2.0, "accuracy": 1.0}')
+    checksums.write_sums(str(tmp_path / "best_model"))
     _, best = run(tmp_path, resume_model=tmp_path / "iter_3", do_eval=True, val_dataset=Colors("val", 3))
-    assert best > 0
+    assert best < 2.0 and any("it comes after iteration 3; set aside" in line for line in lines)
+
+
+def test_evaluating_another_runs_checkpoint_leaves_no_mark_there(tmp_path):
+    run(tmp_path / "old", iters=3)
+    _, best = run(tmp_path / "new", resume_model=tmp_path / "old" / "iter_3", iters=3, do_eval=True,
+                  val_dataset=Colors("val", 3))
+    assert best is not None and not (tmp_path / "old" / "iter_3" / "score.json").exists()
+
+
+def test_a_lost_best_model_is_found_again(tmp_path):
+    _, best = run(tmp_path, iters=3, do_eval=True, val_dataset=Colors("val", 3))
+    shutil.rmtree(tmp_path / "best_model")
+    _, again = run(tmp_path, resume_model=tmp_path / "iter_3", iters=3, do_eval=True, val_dataset=Colors("val", 3))
+    assert again == best and (tmp_path / "best_model" / "model.pdparams").exists()
+
+
+def test_vdl_files_of_a_resumed_run_hold_each_iteration_once(tmp_path):
+    from visualdl import LogReader
+
+    run(tmp_path, use_vdl=True, log_iters=1)
+    run(tmp_path, resume_model=tmp_path / "iter_3", use_vdl=True, log_iters=1)
+    reader = LogReader(file_path=str(next(tmp_path.glob("vdlrecords*"))))
+    assert [item.id for item in reader.get_data("scalar", "Train/loss")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_going_back_to_an_earlier_checkpoint_needs_a_word(tmp_path):
@@ -243,10 +283,78 @@ def test_auto_begins_where_there_is_nothing_and_stops_where_all_is_damaged(tmp_p
         choose_checkpoint(str(tmp_path), "auto", None)
 
 
-def test_two_ways_to_resume_exclude_each_other():
-    with pytest.raises(ConfigError, match="--resume auto and --resume_model output/iter_1 exclude each other"):
-        choose_checkpoint("output", "auto", "output/iter_1")
-    assert choose_checkpoint("output", None, "output/iter_1/") == os.path.join("output", "iter_1")
+def test_auto_goes_before_the_checkpoint_to_begin_with(tmp_path):
+    run(tmp_path / "old", iters=3)
+    run(tmp_path / "new", iters=2)
+    old, new = str(tmp_path / "old" / "iter_3"), str(tmp_path / "new" / "iter_2")
+    assert choose_checkpoint(str(tmp_path / "new"), "auto", old) == new
+    assert choose_checkpoint(str(tmp_path / "absent"), "auto", old) == old
+    assert choose_checkpoint(str(tmp_path / "new"), None, old + "/") == old
+
+
+def test_a_link_stands_for_the_checkpoint_that_it_leads_to(tmp_path):
+    run(tmp_path, iters=6)
+    (tmp_path / "last").symlink_to("iter_6")
+    chosen = choose_checkpoint(str(tmp_path), None, str(tmp_path / "last"))
+    check_save_dir(str(tmp_path), chosen, False)
+    open_save_dir(str(tmp_path), chosen)
+    assert [path[-6:] for path in list_checkpoints(str(tmp_path))] == ["iter_3", "iter_6"]
+
+
+def test_a_checkpoint_may_be_a_link(tmp_path):
+    run(tmp_path / "run", iters=3)
+    (tmp_path / "run" / "iter_3").rename(tmp_path / "elsewhere")
+    (tmp_path / "run" / "iter_3").symlink_to(tmp_path / "elsewhere")
+    run(tmp_path / "run", resume_model=tmp_path / "run" / "iter_3", keep_checkpoint_max=1)
+    assert sorted(path.name for path in (tmp_path / "run").glob("iter_*")) == ["iter_6"]
+    assert (tmp_path / "elsewhere" / "model.pdopt").exists()
+
+
+def test_a_directory_that_another_process_writes_to_is_refused(tmp_path):
+    code = ("import sys, time; sys.path.insert(0, sys.argv[1])\nfrom paddleseg.core.run_dir import lock\n"
+            "lock(sys.argv[2]); print('locked', flush=True); time.sleep(60)")
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    with subprocess.Popen([sys.executable, "-c", code, root, str(tmp_path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(RunError, match="another run is writing there"):
+            check_save_dir(str(tmp_path), None, True)
+        other.kill()
+    check_save_dir(str(tmp_path), None, False)
+
+
+def test_a_recipe_in_the_save_directory_is_not_overwritten(tmp_path):
+    (tmp_path / "config.yml").write_text("mine")
+    with pytest.raises(RunError, match="the run writes its own config.yml there"):
+        check_save_dir(str(tmp_path), None, False, str(tmp_path / "config.yml"))
+
+
+def test_parameters_without_a_gradient_can_be_resumed(tmp_path):
+    class Spare(TinyNet):
+        def __init__(self):
+            super().__init__()
+            self.spare = paddle.nn.Linear(2, 2)
+
+    def trained(iteration):
+        model = Spare()
+        optimizer = SGD(model, momentum=0.9)
+        optimizer.set_lr(0.1)
+        sum(logit.mean() for logit in model(paddle.randn([2, 3, 8, 8]))).backward()
+        optimizer.step()
+        return model, optimizer
+
+    save_checkpoint(str(tmp_path), 1, *trained(1), {})
+    assert load_checkpoint(str(tmp_path / "iter_1"), *trained(2))["without_slots"] == ["spare.bias", "spare.weight"]
+
+
+def test_another_paddle_is_named(tmp_path, lines):
+    run(tmp_path, iters=3)
+    path = tmp_path / "iter_3" / "train_state.json"
+    state = json.loads(path.read_text())
+    state["versions"]["Paddle"] = "1.0"
+    path.write_text(json.dumps(state))
+    checksums.write_sums(str(path.parent))
+    run(tmp_path, resume_model=path.parent)
+    assert any("Paddle 1.0, now" in line for line in lines)
 
 
 class Stopping(Colors):
@@ -363,3 +471,15 @@ def test_setup_logging_writes_to_the_file_too(tmp_path, capsys):
     logger.info("from rank 1")
     assert capsys.readouterr().out.endswith("[INFO]\thello\n")
     assert (tmp_path / "train.log").read_text().endswith("[INFO]\thello\n")
+
+
+def test_what_was_logged_before_the_file_was_there_is_in_it(tmp_path, capsys):
+    from paddleseg.utils import logger
+    setup_logging(0)
+    logger.info("early")
+    setup_logging(0, str(tmp_path / "train.log"))
+    logger.info("late")
+    assert capsys.readouterr().out.count("early") == 1
+    assert [line.split("\t")[1] for line in (tmp_path / "train.log").read_text().splitlines()] == ["early", "late"]
+    with pytest.raises(RunError, match="can't be written"):
+        setup_logging(0, str(tmp_path))

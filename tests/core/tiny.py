@@ -10,6 +10,7 @@ from paddleseg.core.run_dir import open_save_dir
 from paddleseg.core.train import TrainOptions, train
 from paddleseg.models.losses import CrossEntropyLoss
 from paddleseg.utils import distributed
+from paddleseg.utils.signals import StopSignals
 
 
 class TinyNet(nn.Layer):
@@ -72,8 +73,10 @@ def run(save_dir, resume_model=None, dataset=None, val_dataset=None, criteria=No
     resumed = resume(resume_model, model, optimizer, settings, len(dataset)) if resume_model else None
     if distributed.rank() == 0:
         open_save_dir(str(save_dir), resume_model)
-    best = train(model, criteria or [(loss, 1.0), (loss, 0.4)], optimizer, PolynomialDecay(0.1, iters=60, power=0.9),
-                 dataset, settings, str(save_dir), val_dataset, resumed=resumed)
+    with StopSignals() as stop:
+        best = train(model, criteria or [(loss, 1.0), (loss, 0.4)], optimizer,
+                     PolynomialDecay(0.1, iters=60, power=0.9), dataset, settings, str(save_dir), val_dataset,
+                     resumed=resumed, stop=stop)
     return model, best
 
 

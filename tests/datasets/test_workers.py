@@ -265,13 +265,25 @@ def test_closing_ends_the_workers():
     assert set(active_children()) <= before
 
 
-def run_script(*lines, **arguments):
-    """Start a script that iterates in a process group of its own."""
+@pytest.fixture
+def run_script():
+    """Starts a script that iterates, in a process group of its own."""
     head = ["import os, signal, sys, time", "sys.path[:0] = ['tests/datasets', '.']", "import paddle",
-            "from multiprocessing import active_children", "from paddleseg.datasets import workers",
-            "from paddleseg.datasets.loader import eval_batches", "from test_workers import *"]
-    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", "\n".join([*head, *lines])], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **arguments)
+            "from multiprocessing import active_children, current_process",
+            "from paddleseg.datasets import workers", "from paddleseg.datasets.loader import eval_batches",
+            "from test_workers import *"]
+    scripts = []
+
+    def run(*lines, **arguments):
+        scripts.append(subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", "\n".join([*head, *lines])], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **arguments))
+        return scripts[-1]
+
+    yield run
+    for script in scripts:
+        script.kill()
+        script.communicate()
 
 
 def ends_within(pid, seconds):
@@ -287,7 +299,7 @@ def ends_within(pid, seconds):
     return False
 
 
-def test_a_signal_to_the_process_group_leaves_the_workers_alive():
+def test_a_signal_to_the_process_group_leaves_the_workers_alive(run_script):
     script = run_script("signal.signal(signal.SIGTERM, lambda *_: print('flag', flush=True))",
                         "batches = eval_batches(Samples(9), 2); next(batches); print('ready', flush=True)",
                         "sys.stdin.readline(); print(read(batches))", stdin=subprocess.PIPE)
@@ -298,7 +310,7 @@ def test_a_signal_to_the_process_group_leaves_the_workers_alive():
     assert (script.returncode, out, err) == (0, f"{list(range(1, 9))}\n", "")
 
 
-def test_a_signal_to_the_process_group_while_workers_start_leaves_them_alive():
+def test_a_signal_to_the_process_group_while_workers_start_leaves_them_alive(run_script):
     script = run_script("signal.signal(signal.SIGTERM, lambda *_: print('flag', flush=True))", "setsid = os.setsid",
                         "os.setsid = lambda: (print('starting', flush=True), time.sleep(1), setsid())",
                         "print(read(eval_batches(Samples(9), 1)))")
@@ -309,7 +321,7 @@ def test_a_signal_to_the_process_group_while_workers_start_leaves_them_alive():
 
 
 @pytest.mark.parametrize("action", ["sleep_for_ever", "ignore_sigterm", "lambda: None"])
-def test_workers_die_with_their_parent(action):
+def test_workers_die_with_their_parent(action, run_script):
     script = run_script(f"batches = eval_batches(Samples(9, at(3, {action})), 2)",
                         "for _ in range(3): next(batches)",
                         "print(*[process.pid for process in active_children()], flush=True)", "time.sleep(60)")
@@ -319,7 +331,7 @@ def test_workers_die_with_their_parent(action):
     assert len(pids) == 2 and all(ends_within(pid, 3) for pid in pids)
 
 
-def test_unfinished_batches_and_an_inherited_handler_leave_quietly():
+def test_unfinished_batches_and_an_inherited_handler_leave_quietly(run_script):
     """A trainer's SIGTERM handler must not keep workers alive, nor Paddle print a fatal error at exit."""
     script = run_script("signal.signal(signal.SIGTERM, lambda *_: print('flag'))",
                         "batches = eval_batches(Samples(8), 2); next(batches); print('leaving')")
@@ -327,7 +339,7 @@ def test_unfinished_batches_and_an_inherited_handler_leave_quietly():
     assert (script.returncode, out, err) == (0, "leaving\n", "")
 
 
-def test_a_crash_is_told_by_its_parent_alone():
+def test_a_crash_is_told_by_its_parent_alone(run_script):
     script = run_script("try: read(eval_batches(Samples(9, at(3, kill_myself(signal.SIGSEGV))), 2))",
                         "except Exception as error: print(error)")
     out, err = script.communicate(timeout=30)
@@ -336,7 +348,15 @@ def test_a_crash_is_told_by_its_parent_alone():
                    "if it happens again at this file, leave the file out\n")
 
 
-def test_a_process_that_cannot_be_killed_does_not_hold_up_the_end():
+def test_the_end_of_a_process_ends_a_worker_that_is_only_starting(run_script):
+    script = run_script("setsid, starts = os.setsid, [0, 2]",
+                        "os.setsid = lambda: (time.sleep(starts[int(current_process().name[-1]) - 1]), setsid())",
+                        "batches = eval_batches(Samples(9), 2); next(batches); print('leaving')")
+    out, err = script.communicate(timeout=30)
+    assert (script.returncode, out, err) == (0, "leaving\n", "")
+
+
+def test_a_process_that_cannot_be_killed_does_not_hold_up_the_end(run_script):
     """As one in a system call on a dead mount: here the signals are withheld."""
     script = run_script("workers.STOP_SEC = 0.2",
                         "from multiprocessing.popen_fork import Popen",
@@ -351,7 +371,7 @@ def test_a_process_that_cannot_be_killed_does_not_hold_up_the_end():
     assert time.monotonic() - start < 20
 
 
-def test_a_suspended_run_goes_on():
+def test_a_suspended_run_goes_on(run_script):
     """The clock goes on while a machine sleeps, or a scheduler stops a job; no worker has hung by that."""
     script = run_script("workers.SLICE_SEC = 0.2",
                         "def begin(): print(os.getpid(), flush=True); time.sleep(0.7)",

@@ -248,7 +248,7 @@ def test_a_collective_that_nobody_knows_why_it_broke_is_a_run_error(start_run):
     started = run.start_all("told(), fail(RuntimeError(RESET))", "sleep()")
     run.tell()
     assert [process.wait(LIMIT_SEC) for process in started] == [1, 1]
-    assert len(run.news(0)) == 1 and run.news(0)[0].startswith("RunError: the connection to another process broke (")
+    assert len(run.news(0)) == 1 and run.news(0)[0].startswith("LostPeer: the connection to another process broke (")
     assert "rank 0" in run.log(1) and "Connection reset by peer" in run.log(1)
 
 
