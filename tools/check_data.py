@@ -32,6 +32,7 @@ from paddleseg.datasets.dataset import find_listed
 from paddleseg.utils.cli import add_debug_flag, run_main
 from paddleseg.utils.device import usable_cores
 from paddleseg.utils.parallel import map_parallel
+from paddleseg.utils.safe_pickle import printable
 
 CUSTOM_FLAGS = ("train_path", "val_path", "test_path",
                 "num_classes", "separator", "ignore_index", "class_names")
@@ -103,7 +104,11 @@ def custom_kind(args: argparse.Namespace) -> Tuple[Kind, Dict[str, Listing]]:
     """The splits whose list files are given."""
     if args.num_classes is None:
         raise ConfigError("--num_classes is missing; --type custom needs it")
+    if not 1 <= args.num_classes <= 256:
+        raise ConfigError(f"--num_classes {args.num_classes} is not within 1..256: labels have 8 bits")
     ignore_index = 255 if args.ignore_index is None else args.ignore_index
+    if not 0 <= ignore_index <= 255:
+        raise ConfigError(f"--ignore_index {ignore_index} is not within 0..255: labels have 8 bits")
     names = args.class_names or [str(index) for index in range(args.num_classes)]
     if len(names) != args.num_classes:
         raise ConfigError(f"--class_names: {len(names)} names for --num_classes {args.num_classes}")
@@ -171,7 +176,7 @@ def check_split(mode: str, kind: Kind, listing: Listing, num_workers: int) -> in
         for doubt in doubts(kind, counts):
             print(f"warning: {mode}: {doubt}", file=sys.stderr)
     for fault in faults:
-        print(fault, file=sys.stderr)
+        print(printable(fault), file=sys.stderr)
     return len(faults)
 
 
@@ -182,7 +187,7 @@ def warn_of_overlap(listings: Dict[str, Listing]) -> None:
     for mode in ("val", "test"):
         shared = images.get("train", set()) & images.get(mode, set())
         if shared:
-            print(f"warning: {len(shared)} images are in both train and {mode}, such as {min(shared)}",
+            print(f"warning: {len(shared)} images are in both train and {mode}, such as {printable(min(shared))}",
                   file=sys.stderr)
 
 

@@ -5,11 +5,12 @@ without a mapping in it (a crop size, say) is one Leaf, so that it is replaced w
 """
 
 import inspect
+import math
 import os
 import re
 import typing
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 import yaml
 
@@ -19,6 +20,12 @@ from paddleseg.cvlibs.errors import ConfigError
 DEFAULT = "default"
 _BASE_KEY = "_base_"
 _INHERIT_KEY = "_inherited_"
+# What no recipe needs, but a damaged or hostile file may ask for.
+_MAX_BYTES = 1 << 18
+_MAX_VALUES = 10_000
+_MAX_DEPTH = 32
+_MAX_INT = 2 ** 63 - 1
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", dict: "a mapping",
           list: "a list", type(None): "None"}
 _CHILD_REGISTRIES = {"backbone": manager.BACKBONES, "transforms": manager.TRANSFORMS}
@@ -33,11 +40,34 @@ class Leaf:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key twice, and reads 1e-4 and None as people mean them."""
+    """SafeLoader that reads plain data alone, refuses a key twice, and reads 1e-4 and None as people mean them.
+
+    Aliases count as what they stand for: a few lines of them could otherwise stand for more than any memory holds.
+    """
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self._depth = 0
+
+    def compose_node(self, parent, index):
+        start = self.peek_event().start_mark
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"nested deeper than {_MAX_DEPTH} levels", start)
+        is_alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if is_alias and not hasattr(node, "count"):  # it is being read
+            raise yaml.composer.ComposerError(None, None, "an alias stands within what it stands for", start)
+        if not is_alias:
+            node.count = 1 + sum(child.count for child in _children(node))
+        if node.count > _MAX_VALUES:
+            raise yaml.composer.ComposerError(None, None, f"more than {_MAX_VALUES} values", start)
+        return node
 
     def construct_mapping(self, node, deep=False):
         seen = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key_node.value in seen:
@@ -45,6 +75,12 @@ class _Loader(yaml.SafeLoader):
                     None, None, f"the key {key_node.value} stands twice", key_node.start_mark)
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+
+def _children(node: yaml.Node) -> Iterable[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return (child for pair in node.value for child in pair)
+    return node.value if isinstance(node, yaml.SequenceNode) else ()
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
@@ -91,22 +127,21 @@ class Config:
         node = self.tree
         for depth, part in enumerate(parents):
             node = self._child(node, part, ".".join(parents[:depth + 1]), origin)
-        if isinstance(node, list):
-            self._child(node, last, dotted, origin)
-            last = int(last)
-        node[last] = annotate(value, origin)
+        node[self._index(node, last, dotted, origin) if isinstance(node, list) else last] = annotate(value, origin)
 
     @staticmethod
-    def _child(node, part: str, dotted: str, origin: str):
-        if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
-                raise ConfigError(f"{origin}: {dotted} is not an item of that list; it has items 0 to {len(node) - 1}")
-            return node[int(part)]
-        child = node.get(part)
+    def _index(node: list, part: str, dotted: str, origin: str) -> int:
+        if not re.fullmatch("[0-9]{1,6}", part) or int(part) >= len(node):
+            raise ConfigError(f"{origin}: {dotted} is not an item of that list; it has items 0 to {len(node) - 1}")
+        return int(part)
+
+    def _child(self, node, part: str, dotted: str, origin: str):
+        key = self._index(node, part, dotted, origin) if isinstance(node, list) else part
+        child = node[key] if isinstance(node, list) else node.get(key)
         if child is None or (isinstance(child, Leaf) and child.value is None):
-            child = node[part] = {}
+            child = node[key] = {}
         if isinstance(child, Leaf):
-            raise ConfigError(f"{origin}: {dotted} is the value {child.value!r}, it has no keys below it")
+            raise ConfigError(f"{origin}: {dotted} is the value {_shown(child.value)}, it has no keys below it")
         return child
 
     def dump(self) -> str:
@@ -114,7 +149,7 @@ class Config:
         lines = []
         _dump_mapping(self.tree, "", lines)
         width = min(60, max((len(line) for line, _ in lines), default=0))
-        return "\n".join(f"{line:<{width}}  # {origin}" if origin else line for line, origin in lines) + "\n"
+        return "\n".join(f"{line:<{width}}  # {_one_line(origin)}" if origin else line for line, origin in lines) + "\n"
 
 
 def load_config(path: str, opts: Iterable[str] = (), flags: Iterable[Tuple[str, str, Any]] = ()) -> Config:
@@ -128,7 +163,7 @@ def load_config(path: str, opts: Iterable[str] = (), flags: Iterable[Tuple[str, 
     Raises:
         ConfigError: a file is missing or isn't YAML, bases form a circle, or an override has no place.
     """
-    config = Config(path, _read_with_bases(path, ()))
+    config = Config(path, _read_with_bases(path, (), {}))
     for item in opts:
         key, equals, text = item.partition("=")
         if not equals or not key:
@@ -137,42 +172,95 @@ def load_config(path: str, opts: Iterable[str] = (), flags: Iterable[Tuple[str, 
     for flag, dotted, value in flags:
         if value is not None:
             config.set(dotted, value, flag)
+    _check_types(config.tree, "")
     return config
 
 
 def _parse_option(item: str, text: str) -> Any:
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = _load_plain(text)
         # PaddleSeg's users write scales=0.5,1.0,1.5 for a list.
         if isinstance(value, str) and re.fullmatch(r"[-+.\deE]+(,[-+.\deE]+)+", value):
-            value = yaml.load(f"[{value}]", Loader=_Loader)
+            value = _load_plain(f"[{value}]")
         return value
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--opts {item}: the value can't be read as YAML ({_one_line(error)})") from error
+    except ValueError as error:
+        raise ConfigError(f"--opts {item}: the value can't be read as YAML ({error})") from error
 
 
-def _read_with_bases(path: str, children: Tuple[str, ...]) -> dict:
-    real = os.path.realpath(path)
+def _load_plain(text: str) -> Any:
+    """YAML to dicts, lists, text, numbers, booleans and None.
+
+    Raises:
+        ValueError: it is something else; the message is one line.
+    """
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except Exception as error:  # on tags that don't fit their values, PyYAML raises anything
+        raise ValueError(_one_line(error)) from error
+    _check_plain(content)
+    return content
+
+
+def _check_plain(content: Any) -> None:
+    if isinstance(content, (dict, list)):
+        for item in content:
+            _check_plain(item)
+        for item in content.values() if isinstance(content, dict) else ():
+            _check_plain(item)
+    elif isinstance(content, str):
+        if _CONTROL.search(content):
+            raise ValueError(f"text with a control character: {_shown(content)}")
+    elif isinstance(content, int):
+        if abs(content) > _MAX_INT:
+            raise ValueError("a whole number of more than 64 bits")
+    elif not isinstance(content, (float, type(None))):
+        raise ValueError(f"{_shown(content)} is neither text nor a number; if it is meant as text, put it in quotes")
+
+
+def _read_with_bases(path: str, children: Tuple[str, ...], known: Dict[str, dict]) -> dict:
+    """The tree of a file over those of its bases; `known` holds what was read already, by real path."""
+    try:
+        real = os.path.realpath(path)
+    except ValueError as error:
+        raise ConfigError(f"{path!r}: {error}") from error
     if real in children:
         raise ConfigError(f"{path}: {_BASE_KEY} leads back to a file that is being read; break the circle")
+    if len(children) > _MAX_DEPTH:
+        raise ConfigError(f"{path}: {_BASE_KEY} leads through more than {_MAX_DEPTH} files")
+    if real in known:
+        return known[real]
     tree = annotate(_read_yaml(path, children), path)
-    bases = tree.pop(_BASE_KEY, Leaf([], path)).value
-    for base in [bases] if isinstance(bases, str) else bases:
-        base_tree = _read_with_bases(os.path.normpath(os.path.join(os.path.dirname(path), base)), (*children, real))
+    for base in _bases(tree.pop(_BASE_KEY, None), path):
+        base_path = os.path.normpath(os.path.join(os.path.dirname(path), base))
         # As in PaddleSeg: the file wins over its bases, an earlier base over a later one.
-        tree = _merge(base_tree, tree)
-    return _without_inherit_keys(tree)
+        tree = _merge(_read_with_bases(base_path, (*children, real), known), tree)
+    known[real] = {key: _without_inherit_keys(value) for key, value in tree.items() if key != _INHERIT_KEY}
+    return known[real]
+
+
+def _bases(node: Any, path: str) -> List[str]:
+    if node is None:
+        return []
+    bases = [node.value] if isinstance(node, Leaf) and isinstance(node.value, str) else getattr(node, "value", None)
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: {_BASE_KEY} must be the path of a file, or a list of paths")
+    return bases
 
 
 def _read_yaml(path: str, children: Tuple[str, ...]) -> dict:
     try:
+        if children and os.path.exists(path) and not os.path.isfile(path):
+            raise OSError("not a file")
         with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, Loader=_Loader)
+            text = file.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise ValueError(f"more than {_MAX_BYTES >> 10} KiB, which no recipe has")
+        content = _load_plain(text)
     except OSError as error:
         named = f" (named as {_BASE_KEY} in {children[-1]})" if children else ""
         raise ConfigError(f"{path}: {error.strerror or error}{named}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no mapping of keys to values")
     return content
@@ -190,10 +278,20 @@ def _merge(base: dict, over: dict) -> dict:
 
 def _without_inherit_keys(node):
     if isinstance(node, dict):
-        return {key: _without_inherit_keys(value) for key, value in node.items() if key != _INHERIT_KEY}
+        kept = {key: _without_inherit_keys(value) for key, value in node.items() if key != _INHERIT_KEY}
+        return kept or Leaf({}, origin_of(node))
     if isinstance(node, list):
         return [_without_inherit_keys(value) for value in node]
     return node
+
+
+def _check_types(node: Any, dotted: str) -> None:
+    """Every `type` must be text, wherever it stands."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        if key == "type" and not (isinstance(child, Leaf) and isinstance(child.value, str)):
+            raise ConfigError(f"{origin_of(child)}: {_join(dotted, key)} must be a name, not {_shown(plain(child))}")
+        _check_types(child, _join(dotted, str(key)))
 
 
 def annotate(value: Any, origin: str) -> Any:
@@ -259,8 +357,10 @@ def check_arguments(function: Callable, node: dict, dotted: str, name: str, supp
     """Check the keys of a mapping against a signature, and fill in its defaults.
 
     Raises:
-        ConfigError: an unknown key, a missing required key, or a value of the wrong type.
+        ConfigError: no mapping, an unknown key, a missing required key, or a value of the wrong type.
     """
+    if not isinstance(node, dict):
+        raise ConfigError(f"{origin_of(node)}: {dotted} must be a mapping, not {_shown(plain(node))}")
     supplied = set(supplied)
     parameters = inspect.signature(function).parameters
     hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
@@ -298,28 +398,49 @@ def _unknown_key(key, child, valid: List[str], dotted: str, name: str, type_orig
 
 
 def _check_type(child: Any, hint: Any, dotted: str, name: str) -> None:
-    if isinstance(child, Leaf) and not matches(child.value, hint):
-        raise ConfigError(f"{child.origin}: {dotted} of {name} must be {describe(hint)}, "
-                          f"not {child.value!r} ({type(child.value).__name__})")
+    if not _fits(child, hint):
+        value = plain(child)
+        raise ConfigError(f"{origin_of(child)}: {dotted} of {name} must be {describe(hint)}, "
+                          f"not {_shown(value)} ({type(value).__name__})")
+
+
+def _fits(node: Any, hint: Any) -> bool:
+    """`matches` for a part of the tree: a mapping with a type is an object, of a class that the builder will know."""
+    if isinstance(node, Leaf):
+        return matches(node.value, hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, typing.TypeVar):
+        return True
+    if origin is typing.Union:
+        return any(_fits(node, option) for option in arguments)
+    if isinstance(node, list):
+        return hint is list or _is_sequence(origin) and all(_fits(item, (*arguments, Any)[0]) for item in node)
+    if "type" in node:
+        return origin is None and hint not in _WORDS
+    return hint is dict or origin is dict
+
+
+def _is_sequence(origin: Any) -> bool:
+    return origin is not None and hasattr(origin, "__iter__") and origin is not dict
 
 
 def matches(value: Any, hint: Any) -> bool:
-    """Whether plain data fits a type hint; int fits float, a list fits any sequence."""
+    """Whether plain data fits a type hint; int fits float, a list fits any sequence; NaN and infinity fit nothing."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, typing.TypeVar):
         return True
     if origin is typing.Union:
         return any(matches(value, option) for option in arguments)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float and isinstance(value, float):
+        return math.isfinite(value)
+    if hint in (int, float):
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _MAX_INT
     if hint in (bool, str, dict, list, type(None)):
         return isinstance(value, hint)
     if origin is tuple and Ellipsis not in arguments:
         return (isinstance(value, (list, tuple)) and len(value) == len(arguments)
                 and all(map(matches, value, arguments)))
-    if origin is not None and hasattr(origin, "__iter__") and origin is not dict:
+    if _is_sequence(origin):
         element = arguments[0] if arguments else Any
         return isinstance(value, (list, tuple)) and all(matches(item, element) for item in value)
     # Anything else is an object that plain data can't be: a component must stand there.
@@ -367,5 +488,10 @@ def _scalar(value: Any) -> str:
     return yaml.safe_dump([value], default_flow_style=True, width=10 ** 6, allow_unicode=True).strip()[1:-1]
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"

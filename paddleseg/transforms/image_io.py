@@ -1,17 +1,21 @@
 """Read images and labels from files, and write PNG files.
 
 Paths may hold any character the file system allows: files are read by Python and decoded from memory. A file
-that is cut off or damaged raises, whatever the decoder makes of it: OpenCV may fill the rest with grey.
+that is cut off or damaged raises, whatever the decoder makes of it: OpenCV may fill the rest with grey. Only
+formats are read whose damage doesn't crash the decoders: PNG, JPEG, BMP, TIFF, WebP and PNM.
 """
 
 import io
 import os
+import re
+import warnings
 import zlib
 from typing import Optional, Union
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from paddleseg.cvlibs.errors import ImageReadError, LabelValueError, RunError
 
@@ -20,9 +24,11 @@ PathLike = Union[str, os.PathLike]
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
-
-# All that Pillow's decoders raise on damaged data.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_TIFF_START = (b"II*\0", b"MM\0*")
+_KNOWN_START = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP|P[1-6]\s", re.DOTALL)
+_PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
+# A few damaged bytes may state a size that no memory holds. Pillow's own limit is a third higher.
+_MAX_PIXELS = 1 << 27
 
 
 def read_image(path: PathLike, to_rgb: bool = True) -> np.ndarray:
@@ -53,10 +59,12 @@ def read_label(path: PathLike) -> np.ndarray:
     """
     data = _read_complete(path)
     try:
-        picture = Image.open(io.BytesIO(data))
-        values = np.asarray(picture)
-    except _PILLOW_ERRORS as error:
-        raise ImageReadError(f"{path} can't be decoded as a label: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
+            values = np.asarray(picture)
+    except Exception as error:  # on damaged data, Pillow's decoders raise anything
+        raise ImageReadError(f"{path} can't be decoded as a label: {_one_line(error)}") from error
     if values.ndim != 2 or values.dtype.kind == "f":
         raise ImageReadError(f"{path} is a picture of mode {picture.mode}, but a label has one channel, of "
                              "class indices; save it as a grey or palette PNG of indices")
@@ -93,12 +101,13 @@ def _read_complete(path: PathLike) -> bytes:
         raise ImageReadError(f"{path} can't be read: {error.strerror or error}") from error
     if not data:
         raise ImageReadError(f"{path} is empty (0 bytes)")
+    if not _KNOWN_START.match(data):
+        raise ImageReadError(f"{path} can't be decoded: it is no PNG, JPEG, BMP, TIFF, WebP or PNM file")
     if data.startswith(_PNG_START):
         fault = _png_fault(data)
-    elif data.startswith(_JPEG_START) and data.rstrip(b"\x00\n").endswith(_JPEG_END):
-        fault = None
     else:
-        fault = _pillow_fault(data)
+        ends = data.startswith(_JPEG_START) and data.rstrip(b"\x00\n").endswith(_JPEG_END)
+        fault = _pillow_fault(data, decode=not ends)
     if fault:
         raise ImageReadError(f"{path} is truncated or damaged: {fault}")
     return data
@@ -120,17 +129,50 @@ def _png_fault(data: bytes) -> Optional[str]:
         checksum = int.from_bytes(view[end - 4:end], "big")
         if kind[:1].isupper() and zlib.crc32(view[start + 4:end - 4]) != checksum:
             return f"the checksum of the chunk at byte {start} is wrong"
+        if start == len(_PNG_START):
+            if kind != b"IHDR" or length != 13:
+                return "it doesn't begin with a PNG's header"
+            fault = _size_fault(*(int.from_bytes(view[at:at + 4], "big") for at in (start + 8, start + 12)))
+            if fault:
+                return fault
         if kind == b"IEND":
             return None
         start = end
 
 
-def _pillow_fault(data: bytes) -> Optional[str]:
-    """What Pillow has against a file, by decoding it, or None; a format it doesn't know is left to OpenCV."""
+def _pillow_fault(data: bytes, decode: bool) -> Optional[str]:
+    """What Pillow has against a file, by its header or by decoding it, or None."""
     try:
-        Image.open(io.BytesIO(data)).load()
-    except UnidentifiedImageError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of it is an error below
+            try:
+                picture = Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
+            except UnidentifiedImageError:
+                return _tiff_fault(data)
+            fault = _size_fault(*picture.size)
+            if decode and not fault:
+                picture.load()
+            return fault
+    except Exception as error:  # on damaged data, Pillow's decoders raise anything
+        return _one_line(error)
+
+
+def _tiff_fault(data: bytes) -> Optional[str]:
+    """Of a TIFF that Pillow doesn't know and OpenCV does: several channels of 16 bits, or of numbers."""
+    if not data.startswith(_TIFF_START):
+        return "its header makes no sense"
+    stream = io.BytesIO(data)
+    directory = ImageFileDirectory_v2(stream.read(8))
+    stream.seek(directory.next)
+    directory.load(stream)
+    return _size_fault(directory[256], directory[257])
+
+
+def _size_fault(width: int, height: int) -> Optional[str]:
+    if 0 < width * height <= _MAX_PIXELS:
         return None
-    except _PILLOW_ERRORS as error:
-        return str(error)
-    return None
+    return f"it states a size of {height}x{width} (height x width); up to {_MAX_PIXELS >> 20} million pixels are read"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

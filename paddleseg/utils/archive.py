@@ -1,7 +1,9 @@
 """Take one file out of an archive, and nothing else."""
 
 import contextlib
+import hashlib
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -9,10 +11,14 @@ import zipfile
 from typing import BinaryIO, Callable, Iterator, NamedTuple
 
 from paddleseg.cvlibs.errors import WeightsError
+from paddleseg.utils import download
 
 _MAX_MEMBERS = 1000
 _MAX_UNPACKED_BYTES = 8 << 30
+_MAX_RATIO = 100  # weights hardly shrink; what grows so much is made to fill a disk
+_FREE_BYTES = 1 << 20  # below this, any ratio
 _MAX_HEADER_BYTES = 1 << 16
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADER_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
                  tarfile.SOLARIS_XHDTYPE)
@@ -31,35 +37,36 @@ class _Member(NamedTuple):
 
 
 def unpack_single(archive: str, suffix: str) -> str:
-    """Unpack the archive's only file that ends with `suffix` beside the archive; returns its path.
+    """Unpack the archive's only file that ends with `suffix` into the download cache; returns its path.
 
-    It is named after the archive (x.tar.gz -> x.tar.gz.pdparams) and kept until the archive is newer. The
-    whole archive is refused if a member is a link, a device, or named to lie outside, or if it is too big.
+    It is kept there for this version of the archive. The whole archive is refused if a member is a link, a
+    device, or named to lie outside, or if it is too big.
 
     Raises:
-        WeightsError: refused, damaged, without such a file or with several, or the folder can't be written.
+        WeightsError: refused, damaged, without such a file or with several, or the cache can't be written.
     """
-    target = archive + suffix
-    if os.path.isfile(target) and os.path.getmtime(target) >= os.path.getmtime(archive):
+    target = _unpacked_path(archive) + suffix
+    if os.path.isfile(target):  # whole, as it got its name last
         return target
     temporary = f"{target}.{os.getpid()}.tmp"
     try:
         with _members(archive) as members:
-            member = _choose(members, suffix)
+            member = _choose(members, suffix, os.path.getsize(archive))
+            os.makedirs(os.path.dirname(target), exist_ok=True)
             with open(temporary, "wb") as out, member.open() as stream:
                 shutil.copyfileobj(stream, out, 1 << 20)
                 out.flush()
                 os.fsync(out.fileno())
         if os.path.getsize(temporary) != member.nbytes:
-            raise _Refused(f"is truncated: {member.name} ends early")
+            raise _Refused(f"is truncated: {member.name!r:.80} ends early")
         os.replace(temporary, target)
     except _Refused as reason:
         raise WeightsError(f"{archive} {reason}") from None
     except PermissionError:
-        raise WeightsError(f"{archive} can't be unpacked to {target}: the folder isn't writable; "
-                           f"unpack it elsewhere and name the {suffix} file") from None
+        raise WeightsError(f"{archive} can't be unpacked to {target}: the folder isn't writable; set PADDLESEG_HOME "
+                           f"to one that is, or unpack it by hand and name the {suffix} file") from None
     except Exception as error:  # a damaged archive raises errors of zlib, struct, …
-        reason = f"{type(error).__name__}: {error}".replace("\n", " ")
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise WeightsError(f"{archive} can't be unpacked ({reason:.120})") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -67,19 +74,29 @@ def unpack_single(archive: str, suffix: str) -> str:
     return target
 
 
-def _choose(members: Iterator[_Member], suffix: str) -> _Member:
+def _unpacked_path(archive: str) -> str:
+    """A name in the cache that no other archive has, nor another version of this one."""
+    state = os.stat(archive)
+    version = f"{os.path.realpath(archive)}\0{state.st_size}\0{state.st_mtime_ns}"
+    digits = hashlib.sha256(os.fsencode(version)).hexdigest()[:16]
+    return os.path.join(download.cache_home(), "unpacked", f"{os.path.basename(archive):.100}-{digits}")
+
+
+def _choose(members: Iterator[_Member], suffix: str, archive_bytes: int) -> _Member:
     """The one file with the suffix; every member is checked."""
     chosen, total_bytes = [], 0
+    limit_bytes = min(_MAX_UNPACKED_BYTES, max(_FREE_BYTES, _MAX_RATIO * archive_bytes))
     for count, member in enumerate(members, start=1):
         parts = member.name.replace("\\", "/").split("/")
         if parts[0] == "" or ":" in parts[0] or ".." in parts:
             raise _Refused(f"holds {member.name!r:.80}, a path outside its folder: refused")
+        if _CONTROL.search(member.name):
+            raise _Refused(f"holds {member.name!r:.80}, a name with control characters: refused")
         if not (member.is_regular or member.is_folder):
             raise _Refused(f"holds {member.name!r:.80}, a link or a device: refused")
         total_bytes += member.nbytes
-        if count > _MAX_MEMBERS or total_bytes > _MAX_UNPACKED_BYTES:
-            raise _Refused(f"holds more than {_MAX_MEMBERS} files "
-                           f"or {_MAX_UNPACKED_BYTES >> 30} GiB: refused")
+        if count > _MAX_MEMBERS or total_bytes > limit_bytes or member.nbytes < 0:
+            raise _Refused(f"holds more than {_MAX_MEMBERS} files, or more than {limit_bytes >> 20} MiB: refused")
         if member.is_regular and member.name.endswith(suffix) and not parts[-1].startswith("."):
             chosen.append(member)
     if len(chosen) != 1:
@@ -130,7 +147,8 @@ def _zip_member(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
     kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive isn't of Unix
     is_folder = info.is_dir()
     is_regular = not is_folder and kind in (0, stat.S_IFREG)
-    return _Member(info.filename, info.file_size, is_folder, is_regular, lambda: opened.open(info))
+    # Not its filename, which zipfile cuts at a NUL.
+    return _Member(info.orig_filename, info.file_size, is_folder, is_regular, lambda: opened.open(info))
 
 
 def _tar_member(opened: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:

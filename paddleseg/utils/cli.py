@@ -70,7 +70,9 @@ def run_main(function: Callable[[argparse.Namespace], int], args: argparse.Names
     except (SegError, Interrupted) as error:
         if args.debug:
             traceback.print_exc()
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        # A file's own words may be in it, and they shall not command the terminal.
+        line = "".join(letter if letter.isprintable() else "?" for letter in str(error))
+        print(f"{type(error).__name__}: {line}", file=sys.stderr, flush=True)
         return error.exit_code
     except OSError as error:
         if args.debug or error.errno not in _DISK:

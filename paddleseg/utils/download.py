@@ -38,8 +38,7 @@ class _Source(NamedTuple):
 
 def _parse(url: str) -> _Source:
     """Split off and check what the URL says of the file: `#sha256=<hex>`, or the digits in a hub name."""
-    parts = urlsplit(url)
-    _check_scheme(parts)
+    parts = _split(url)
     plain_url = parts._replace(fragment="").geturl()
     if parts.fragment:
         stated = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", parts.fragment)
@@ -50,6 +49,15 @@ def _parse(url: str) -> _Source:
     return _Source(plain_url, in_name.group(1) if in_name else None)
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise DownloadError(f"it is no address ({error})") from None
+    _check_scheme(parts)
+    return parts
+
+
 def _check_scheme(parts: SplitResult) -> None:
     if parts.scheme == "http" and parts.hostname in _LOOPBACK:
         return
@@ -57,22 +65,26 @@ def _check_scheme(parts: SplitResult) -> None:
         raise DownloadError("only https addresses are fetched")
 
 
+def cache_home() -> str:
+    """The folder of what is downloaded or unpacked: $PADDLESEG_HOME, or else ~/.paddleseg/weights."""
+    home = os.environ.get("PADDLESEG_HOME") or os.path.join(os.path.expanduser("~"), ".paddleseg", "weights")
+    return os.path.abspath(home)
+
+
 def cache_path(url: str) -> str:
-    """Where a URL's file is kept: $PADDLESEG_HOME, or else ~/.paddleseg/weights, then host and path.
+    """Where a URL's file is kept: `cache_home`, then host and path.
 
     Raises:
         DownloadError: not an https address of a file.
     """
-    parts = urlsplit(url)
-    _check_scheme(parts)
+    parts = _split(url)
     if parts.path.endswith("/") or not parts.path:
         raise DownloadError("the address names no file")
-    home = os.environ.get("PADDLESEG_HOME") or os.path.join(os.path.expanduser("~"), ".paddleseg", "weights")
     names = [parts.netloc.rpartition("@")[2], *filter(None, parts.path.split("/"))]
     if parts.query:
         names.insert(-1, parts.query)
     safe = [re.sub(r"[^A-Za-z0-9._+-]|^\.+", "_", name) for name in names]
-    return os.path.join(os.path.abspath(home), *safe)
+    return os.path.join(cache_home(), *safe)
 
 
 def download(url: str, target: str, attempts: int = 3, pause_sec: float = 2.0,
@@ -94,7 +106,9 @@ def download(url: str, target: str, attempts: int = 3, pause_sec: float = 2.0,
             return
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with _locked(target + ".lock"):
-            if not os.path.exists(target):
+            if os.path.exists(target):  # another process was faster
+                _check_sha256(target, source.sha256)
+            else:
                 _fetch(source, target, attempts, pause_sec, timeout_sec)
     except OSError as error:
         raise DownloadError(f"{error.strerror or error}: {error.filename or target}") from error
@@ -134,6 +148,8 @@ def _transfer(source: _Source, part: str, timeout_sec: float) -> None:
             raise _Passing("the server has another file now") from None
         kind = _Passing if error.code in _PASSING_STATUS else DownloadError
         raise kind(f"HTTP {error.code} {error.reason}") from None
+    except (http.client.InvalidURL, ValueError) as error:  # a host or a path that can't be sent
+        raise DownloadError(f"it is no address ({error})") from None
     except (http.client.HTTPException, OSError) as error:  # URLError is an OSError
         raise _Passing(f"not reachable: {getattr(error, 'reason', error)}") from None
     with response:
@@ -169,9 +185,10 @@ def _receive(response, part: str) -> None:
     from tqdm import tqdm
 
     start = _resumed_at(response, part)
-    if response.headers["Content-Length"] is None:
+    length = response.headers["Content-Length"] or ""
+    if not re.fullmatch("[0-9]{1,18}", length):
         raise DownloadError("the server doesn't state the size of the file")
-    total = start + int(response.headers["Content-Length"])
+    total = start + int(length)
     free_bytes = shutil.disk_usage(os.path.dirname(part)).free
     if total - start > free_bytes:
         raise DownloadError(f"the file needs {total - start} bytes more, {free_bytes} are free "

@@ -1,15 +1,13 @@
 """Read the pickles of Paddle and PyTorch as data: nothing that a file names is ever called.
 
-`pickle` calls whatever a file names. Here every global of a file is looked up in a short table and
-replaced by a stand-in of this module that checks its arguments and keeps numbers; a name outside the
-table is refused. Memory stays in proportion to the file: a shape is compared with the bytes that are
-there before anything is allocated, and arrays are views of those bytes (so they may be read-only).
+Every global of a file is looked up in a short table and replaced by a stand-in of this module that checks
+its arguments and keeps numbers; a name outside the table is refused. Memory stays in proportion to the file:
+a shape is compared with the bytes that are there before anything is allocated, and arrays are views of those
+bytes (so they may be read-only).
 """
 
 import io
 import os
-import pickle
-import pickletools
 import zipfile
 from typing import Any, BinaryIO, Callable, Dict, Optional, Tuple
 
@@ -17,6 +15,7 @@ import numpy as np
 
 from paddleseg.cvlibs.errors import WeightsError
 from paddleseg.utils import archive
+from paddleseg.utils.pickle_machine import FileDict, Global, Machine, Refused, StandIn, refused_global, set_items
 
 _DTYPE_CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 _STORAGE_DTYPES = {
@@ -30,10 +29,6 @@ _MAX_DEPTH = 32
 _MAX_DIMS = 16
 
 
-class Refused(Exception):
-    """The reason why a file isn't read; the caller puts the file's name before it."""
-
-
 def printable(text: str) -> str:
     """One line without control characters: names come from files, messages go to terminals."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
@@ -44,40 +39,7 @@ def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
     return np.left_shift(bits.astype(np.uint32), 16).view(np.float32)
 
 
-class _StandIn:
-    """An object of the file; a pickle can't change its attributes."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state):
-        raise Refused("sets the attributes of an object: refused; a weights file is data")
-
-
-class _Global(_StandIn):
-    """A name that files may hold; `build` is called where the file calls the name."""
-
-    __slots__ = ("name", "build")
-
-    def __init__(self, name: str, build: Optional[Callable] = None):
-        self.name = name
-        self.build = build
-
-    def __call__(self, *args):
-        if self.build is None:
-            raise Refused(f"calls {self.name}: refused; a weights file is data")
-        return self.build(*args)
-
-
-class _Dict(dict):
-    """A mapping of the file, without the attributes that PyTorch adds to it (`_metadata`)."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state):
-        """Keep nothing of it; without this method pickle would set attributes."""
-
-
-class _Dtype(_StandIn):
+class _Dtype(StandIn):
     __slots__ = ("dtype",)
 
     def __init__(self, code, align=False, copy=False):
@@ -85,12 +47,12 @@ class _Dtype(_StandIn):
             raise Refused(f"holds an array of dtype {code!r:.40}; only numbers and booleans are read")
         self.dtype = np.dtype(code)
 
-    def __setstate__(self, state):
+    def set_state(self, state):
         if state[1] not in ("<", "|", "="):
             raise Refused("holds a big-endian array; write it again on a little-endian machine")
 
 
-class _Array(_StandIn):
+class _Array(StandIn):
     """An ndarray: empty when the file creates it, filled when the file gives its state."""
 
     __slots__ = ("spend", "array")
@@ -99,12 +61,12 @@ class _Array(_StandIn):
         self.spend = spend
         self.array = None
 
-    def __setstate__(self, state):
+    def set_state(self, state):
         shape, dtype, is_fortran, data = state[-4:]
         if isinstance(data, str):  # bytes of Python 2
             self.spend(len(data))
             data = data.encode("latin-1")
-        if not (isinstance(dtype, _Dtype) and isinstance(data, (bytes, bytearray)) and _are_sizes(shape)):
+        if not (isinstance(dtype, _Dtype) and isinstance(data, bytes) and _are_sizes(shape)):
             raise Refused("holds an array with a damaged description")
         expected_bytes = _product(shape) * dtype.dtype.itemsize
         if expected_bytes != len(data):
@@ -118,7 +80,7 @@ class _Array(_StandIn):
         return self.array
 
 
-class _Storage(_StandIn):
+class _Storage(StandIn):
     """The values that one or several tensors of PyTorch look at; read when first asked for."""
 
     __slots__ = ("dtype_code", "key", "size", "read", "values")
@@ -145,7 +107,7 @@ class _Storage(_StandIn):
         return self.values
 
 
-class _StoragePart(_StandIn):
+class _StoragePart(StandIn):
     __slots__ = ("root", "offset", "size")
 
     def __init__(self, root: _Storage, offset: int, size: int):
@@ -157,7 +119,7 @@ class _StoragePart(_StandIn):
         return self.root.resolve()[self.offset:self.offset + self.size]
 
 
-class _Tensor(_StandIn):
+class _Tensor(StandIn):
     """A strided look at a storage; offset and strides are in elements."""
 
     __slots__ = ("storage", "offset", "size", "stride")
@@ -197,28 +159,25 @@ def _product(sizes) -> int:
     return product
 
 
-class _LogHistory(_StandIn):
-    """mmengine's HistoryBuffer, beside the weights in its checkpoints: nothing of it is kept.
-
-    The one class, not function, that files are given: they create it by NEWOBJ, which insists on one.
-    """
+class _LogHistory(StandIn):
+    """mmengine's HistoryBuffer, beside the weights in its checkpoints: nothing of it is kept."""
 
     __slots__ = ()
 
-    def __setstate__(self, state):
-        """Keep nothing of it; without this method pickle would set attributes."""
+    def set_state(self, state):
+        """Keep nothing of it."""
 
 
-class _Reader(pickle.Unpickler):
-    """One pickle of Paddle or NumPy; `budget_bytes` bounds what its calls may copy."""
+class _Reader(Machine):
+    """One pickle of Paddle or NumPy; `file_bytes` bounds what its calls may copy."""
 
-    def __init__(self, stream: BinaryIO, budget_bytes: int):
-        super().__init__(stream, encoding="latin1")  # text of Python 2 too
-        self._budget_bytes = budget_bytes
-        self._ndarray = _Global("numpy.ndarray")
+    def __init__(self, stream: BinaryIO, file_bytes: int):
+        super().__init__(stream, file_bytes)
+        self._budget_bytes = file_bytes
+        self._ndarray = Global("numpy.ndarray")
         self._globals = self._table()
 
-    def _table(self) -> Dict[Tuple[str, str], _Global]:
+    def _table(self) -> Dict[Tuple[str, str], Global]:
         builds = {
             ("numpy", "dtype"): _Dtype,
             ("collections", "OrderedDict"): self._ordered_dict,
@@ -230,17 +189,12 @@ class _Reader(pickle.Unpickler):
         for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
             builds[package, "_reconstruct"] = self._reconstruct
             builds[package, "scalar"] = _scalar
-        table = {key: _Global(".".join(key), build) for key, build in builds.items()}
+        table = {key: Global(".".join(key), build) for key, build in builds.items()}
         table["numpy", "ndarray"] = self._ndarray
         return table
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._globals:
-            raise _refused_global(f"{module}.{name}")
-        return self._globals[module, name]
-
-    def persistent_load(self, pid):
-        raise Refused("refers to data outside the pickle: refused")
+    def find_global(self, module: str, name: str) -> Global:
+        return self._globals.get((module, name)) or super().find_global(module, name)
 
     def spend(self, count: int) -> None:
         """Refuse a file whose calls would copy more than the file itself holds."""
@@ -253,9 +207,11 @@ class _Reader(pickle.Unpickler):
             raise Refused("holds an array of another class than numpy.ndarray: refused")
         return _Array(self.spend)
 
-    def _ordered_dict(self, pairs=()) -> _Dict:
+    def _ordered_dict(self, pairs=()) -> FileDict:
         self.spend(len(pairs))
-        return _Dict(pairs)
+        mapping = FileDict()
+        set_items(mapping, pairs)
+        return mapping
 
     def _encode(self, text, codec) -> bytes:
         """How protocol 2 writes bytes."""
@@ -263,10 +219,6 @@ class _Reader(pickle.Unpickler):
             raise Refused(f"encodes with {codec!r:.40}: refused; a weights file is data")
         self.spend(len(text))
         return text.encode("latin-1")
-
-
-def _refused_global(name: str) -> Refused:
-    return Refused(f"holds the pickle global {name:.80}: refused; a weights file is data")
 
 
 def _tuple(values=()) -> tuple:
@@ -289,7 +241,7 @@ def _scalar(dtype, data):
     return np.frombuffer(data, dtype.dtype)[0].item()
 
 
-class _Box(_StandIn):
+class _Box(StandIn):
     """The array without dimensions in which np.save wraps a mapping."""
 
     __slots__ = ("value",)
@@ -297,30 +249,30 @@ class _Box(_StandIn):
     def __init__(self):
         self.value = None
 
-    def __setstate__(self, state):
+    def set_state(self, state):
         _, shape, dtype, _, values = state
         if shape != () or not isinstance(dtype, _ObjectDtype) or type(values) is not list or len(values) != 1:
             raise Refused("holds something else than one mapping")
         self.value = values[0]
 
 
-class _ObjectDtype(_StandIn):
+class _ObjectDtype(StandIn):
     __slots__ = ()
 
-    def __setstate__(self, state):
+    def set_state(self, state):
         """Keep nothing of it; without this method pickle would set attributes."""
 
 
 class _NpyReader(_Reader):
     """The pickle in an .npy file of np.save(path, mapping): a box around the mapping."""
 
-    def __init__(self, stream: BinaryIO, budget_bytes: int):
-        super().__init__(stream, budget_bytes)
+    def __init__(self, stream: BinaryIO, file_bytes: int):
+        super().__init__(stream, file_bytes)
         self._is_boxed = False
 
     def _table(self):
         table = super()._table()
-        table["numpy", "dtype"] = _Global("numpy.dtype", self._dtype)
+        table["numpy", "dtype"] = Global("numpy.dtype", self._dtype)
         return table
 
     def _dtype(self, code, align=False, copy=False):
@@ -337,8 +289,8 @@ class _NpyReader(_Reader):
 class _TorchReader(_Reader):
     """The pickle of a PyTorch file; `storages` collects by key what its tensors look at."""
 
-    def __init__(self, stream: BinaryIO, budget_bytes: int, read_storage: Callable):
-        super().__init__(stream, budget_bytes)
+    def __init__(self, stream: BinaryIO, file_bytes: int, read_storage: Callable):
+        super().__init__(stream, file_bytes)
         self.storages = {}
         self._read_storage = read_storage
 
@@ -349,20 +301,26 @@ class _TorchReader(_Reader):
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
             ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
             ("torch", "Size"): _tuple,
-            ("builtins", "getattr"): _log_method,
-            ("__builtin__", "getattr"): _log_method,
+            ("builtins", "getattr"): self._log_method,
+            ("__builtin__", "getattr"): self._log_method,
+            ("mmengine.logging.history_buffer", "HistoryBuffer"): _LogHistory,
         }
-        table.update({key: _Global(".".join(key), build) for key, build in builds.items()})
-        table["mmengine.logging.history_buffer", "HistoryBuffer"] = _LogHistory
+        table.update({key: Global(".".join(key), build) for key, build in builds.items()})
         for package in ("torch", "torch.cuda"):  # files before 1.6 name the device in the class
-            table.update({(package, name): _Global(name) for name in _STORAGE_DTYPES})
+            table.update({(package, name): Global(name) for name in _STORAGE_DTYPES})
         return table
 
-    def persistent_load(self, pid):
+    def _log_method(self, owner, name) -> Global:
+        """A HistoryBuffer lists its methods, which protocol 2 writes as getattr(HistoryBuffer, name)."""
+        if owner is not self._globals["mmengine.logging.history_buffer", "HistoryBuffer"]:
+            raise refused_global("builtins.getattr")
+        return Global(f"HistoryBuffer.{name}")
+
+    def load_persistent(self, pid):
         if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage"):
             raise Refused("refers to something else than a storage: refused")
         kind, key, _, size = pid[1:5]
-        code = _STORAGE_DTYPES.get(kind.name) if isinstance(kind, _Global) else None
+        code = _STORAGE_DTYPES.get(kind.name) if isinstance(kind, Global) else None
         if code is None or not isinstance(key, str) or not _are_sizes((size,)):
             raise Refused("holds a storage with a damaged description")
         storage = self.storages.setdefault(key, _Storage(code, key, size, self._read_storage))
@@ -380,41 +338,12 @@ def _rebuild_parameter(tensor, requires_grad, hooks):
     return tensor
 
 
-def _log_method(owner, name) -> _Global:
-    """A HistoryBuffer lists its methods, which protocol 2 writes as getattr(HistoryBuffer, name)."""
-    if owner is not _LogHistory:
-        raise _refused_global("builtins.getattr")
-    return _Global(f"HistoryBuffer.{name}")
-
-
 def _view(root: _Storage, view) -> "_StoragePart":
     """A part of a storage: (key, offset, size), written by PyTorch before 1.6."""
     _, offset, size = view
     if not _are_sizes((offset, size)) or offset + size > root.size:
         raise Refused("holds a part of a storage that reaches beyond it")
     return _StoragePart(root, offset, size)
-
-
-def _check_memo(stream: BinaryIO) -> None:
-    """Refuse a pickle that asks for a huge memo table; leaves the stream at its start.
-
-    The interpreter allocates as many entries as the largest index that the file names.
-    """
-    start = stream.tell()
-    puts = 0
-    for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            puts += 1
-            if argument > puts:  # writers number from 0 or 1, without a gap
-                raise Refused("asks for a huge table: refused")
-        elif opcode.name == "MEMOIZE":
-            puts += 1
-    stream.seek(start)
-
-
-def _load(reader: _Reader, stream: BinaryIO) -> Any:
-    _check_memo(stream)
-    return reader.load()
 
 
 def plain(value: Any, depth: int = 0, memo: Optional[dict] = None) -> Any:
@@ -430,8 +359,6 @@ def plain(value: Any, depth: int = 0, memo: Optional[dict] = None) -> Any:
     if depth > _MAX_DEPTH:
         raise Refused(f"is nested deeper than {_MAX_DEPTH} levels: refused")
     if isinstance(value, dict):
-        if not all(isinstance(key, (str, int, float)) for key in value):
-            raise Refused("holds a mapping with keys that are neither text nor numbers")
         result = {key: plain(item, depth + 1, memo) for key, item in value.items()}
     elif isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], _Array):
         result = plain(value[1], depth + 1, memo)
@@ -440,7 +367,7 @@ def plain(value: Any, depth: int = 0, memo: Optional[dict] = None) -> Any:
     elif isinstance(value, (_Array, _Tensor)):
         result = value.resolve()
     else:
-        name = value.name if isinstance(value, _Global) else type(value).__name__
+        name = value.name if isinstance(value, Global) else type(value).__name__
         raise Refused(f"holds {name} as a value; only arrays, numbers and text are read")
     memo[id(value)] = result
     return result
@@ -465,7 +392,7 @@ def _read_torch_zip(path: str, select: Callable) -> Any:
 
         stream = io.BytesIO(_entry(opened, prefix + "data.pkl"))
         reader = _TorchReader(stream, os.path.getsize(path), read_storage)
-        return plain(select(_load(reader, stream)))
+        return plain(select(reader.load()))
 
 
 def _entry(opened: zipfile.ZipFile, name: str) -> bytes:
@@ -492,14 +419,14 @@ def _read_torch_legacy(stream: BinaryIO, select: Callable) -> Any:
         stream.seek(offsets[storage.key])
         return np.fromfile(stream, storage.stored_dtype, storage.size)
 
-    if _load(_Reader(stream, file_bytes), stream) != _TORCH_LEGACY_PROTOCOL:
+    if _Reader(stream, file_bytes).load() != _TORCH_LEGACY_PROTOCOL:
         raise Refused("is written in an unknown protocol of PyTorch")
-    system = _load(_Reader(stream, file_bytes), stream)
+    system = _Reader(stream, file_bytes).load()
     if not system["little_endian"]:
         raise Refused("holds big-endian values; write it again on a little-endian machine")
     reader = _TorchReader(stream, file_bytes, read_storage)
-    value = _load(reader, stream)
-    for key in _load(_Reader(stream, file_bytes), stream):
+    value = reader.load()
+    for key in _Reader(stream, file_bytes).load():
         storage = reader.storages[key]
         size = int.from_bytes(stream.read(8), "little", signed=True)
         offsets[key] = stream.tell()
@@ -518,7 +445,7 @@ def _read_npy(path: str) -> Any:
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
         if shape != () or not dtype.hasobject:
             raise Refused("is an .npy file of an array, not of a mapping")
-        box = _load(_NpyReader(stream, os.path.getsize(path)), stream)
+        box = _NpyReader(stream, os.path.getsize(path)).load()
         if not isinstance(box, _Box):
             raise Refused("is an .npy file without a mapping")
         return plain(box.value)
@@ -528,7 +455,7 @@ def _read(path: str, select: Callable) -> Any:
     if archive.is_zip(path):
         return _read_torch_zip(path, select)
     with open(path, "rb") as stream:
-        value = _load(_Reader(stream, os.path.getsize(path)), stream)
+        value = _Reader(stream, os.path.getsize(path)).load()
         if isinstance(value, int) and value == _TORCH_LEGACY_MAGIC:
             return _read_torch_legacy(stream, select)
     return plain(select(value))

@@ -70,10 +70,55 @@ def test_a_list_is_replaced_whole(write):
     ({"a": "x: 1\nx: 2"}, "the key x stands twice"),
     ({"a": "- 1"}, "holds no mapping"),
     ({"a": "x: !!python/object/apply:os.system ['true']"}, "not valid YAML"),
+    ({"a": "_base_: {b: 1}"}, "a.yml: _base_ must be the path of a file"),
+    ({"a": "_base_: [1]"}, "a.yml: _base_ must be the path of a file"),
+    ({"a": "_base_:"}, "a.yml: _base_ must be the path of a file"),
+    ({"a": "_base_: ."}, "not a file .*named as _base_ in"),
+    ({"a": "_base_: /dev/zero"}, "/dev/zero: not a file"),
+    ({"a": "x: 2026-11-21"}, "in quotes"), ({"a": "x: 2026-13-45"}, "not valid YAML"),
+    ({"a": "x: !!timestamp tomorrow"}, "not valid YAML"), ({"a": "x: !!bool perhaps"}, "not valid YAML"),
+    ({"a": "x: !!map scalar"}, "not valid YAML"), ({"a": "x: !!set {a}"}, "neither text nor a number"),
+    ({"a": f"x: {'7' * 5000}"}, "not valid YAML"), ({"a": f"x: 0x{'f' * 5000}"}, "64 bits"),
+    ({"a": 'x: "a\\nb"'}, "control character"), ({"a": '"a\\eb": 1'}, "control character"),
+    ({"a": 'x: "\\uD800"'}, "control character"),
+    ({"a": "x: &a [*a]"}, "within what it stands for"), ({"a": "x: &a {<<: *a}"}, "within what it stands for"),
+    ({"a": f"x: {'[' * 3000}{']' * 3000}"}, "nested deeper than 32"), ({"a": "y" * 300_000}, "256 KiB"),
+    ({"a": "model: {type: [A]}"}, r"a.yml: model.type must be a name, not \['A'\]"),
+    ({"a": "t: [{type: A}, {type: {type: B}}]"}, "a.yml: t.1.type must be a name"),
 ])
 def test_faulty_files_are_named(write, files, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         load_config(write(**files))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("first, next_level", [
+    ("&a0 [1]", "&a{0} [{1}]"), ("&a0 {k: 1}", "&a{0} {{x: {2}, y: {2}, z: {2}}}"),
+    ("&a0 {k: 1}", "&a{0} {{<<: [{1}]}}")])
+def test_a_few_aliases_cannot_stand_for_more_than_memory_holds(write, first, next_level):
+    levels = [f"a0: {first}"] + [
+        f"a{i}: " + next_level.format(i, ", ".join([f"*a{i - 1}"] * 9), f"*a{i - 1}") for i in range(1, 25)]
+    with pytest.raises(ConfigError, match="more than 10000 values"):
+        load_config(write(a="\n".join(levels)))
+
+
+def test_aliases_and_merges_within_reason(write):
+    assert values(load_config(write(a="a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]"))) == {
+        "a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": [{"x": 1}, {"x": 1}]}
+
+
+def test_each_base_is_read_once(write):
+    files = {f"f{i}": f"_base_: [f{i + 1}.yml, f{i + 1}.yml]\nk{i}: {i}" for i in range(25)}  # 2^25 ways
+    assert values(load_config(write(**files, f25="a: 1"))) == {"a": 1, **{f"k{i}": i for i in range(25)}}
+    files = {f"f{i}": f"_base_: f{i + 1}.yml" for i in range(40)}
+    with pytest.raises(ConfigError, match="more than 32 files"):
+        load_config(write(**files, f40="a: 1"))
+
+
+def test_a_mapping_that_inherits_nothing_may_be_empty(write):
+    config = load_config(write(a="_base_: b.yml\nm: {_inherited_: False}", b="m: {x: 1}"))
+    assert config["m"] == {} and config.origin("m") == "a.yml"
+    assert values(load_config(write(a="_inherited_: False"))) == {}
 
 
 @pytest.mark.parametrize("text, value", [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("5E3", 5e3), ("None", None),
@@ -104,10 +149,12 @@ def test_opts_override(write, option, key, value):
 @pytest.mark.parametrize("option, message", [
     ("batch_size", "write key=value"), ("=1", "write key=value"), ("x.y=1", "x is the value 1"),
     ("l.7.type=A", "items 0 to 0"), ("l.first.type=A", "items 0 to 0"), ("x=[1", "can't be read"),
+    ("l.²=1", "items 0 to 0"), ("l.0.type.x=1", "is the value 'A'"), ("m.1.x=1", "m.1 is the value 3"),
+    ("x=!!python/name:os.system", "can't be read"), ("x=2026-01-01", "in quotes"), ("l.0.type=[]", "must be a name"),
 ])
 def test_faulty_opts(write, option, message):
     with pytest.raises(ConfigError, match=message):
-        load_config(write(a="x: 1\nl: [{type: A}]"), [option])
+        load_config(write(a="x: 1\nl: [{type: A}]\nm: [{type: A}, 3]"), [option])
 
 
 def test_a_flag_wins_over_opts_and_an_absent_flag_changes_nothing(write):
@@ -165,6 +212,12 @@ def test_defaults_are_written_in_with_their_origin(write, registry):
     ("  size: 3", "must be a list of a whole number"),
     ("  size: [1, a]", "must be a list of a whole number"),
     ("  name: 3", "must be text or None"),
+    ("  rate: .nan", "must be a number, not nan"), ("  rate: -.inf", "must be a number, not -inf"),
+    ("  size: [1, .inf]", "must be a list of a whole number"),
+    ("  rate: {a: 1}", "must be a number, not {'a': 1}"), ("  flag: [{a: 1}]", "must be True or False"),
+    ("  rate: {type: Backbone}", "must be a number"), ("  size: {a: 1}", "must be a list of a whole number"),
+    ("  size: [{type: Backbone}]", "must be a list of a whole number"), ("  backbone: {depth: 1}", "with a type"),
+    ("  name: {}", "must be text or None, not {}"), (f"  flag: {'x' * 999}", r"not 'x{78}… \(str\)"),
     ("  backbone: resnet", "model.backbone of Net must be a mapping with a type"),
     ("  backbone: {type: Backbon}", r"^cfg.yml: model.backbone.type: Backbon is not one of backbones; "
                                      r"did you mean Backbone\?$"),
@@ -203,17 +256,30 @@ def test_open_ended_arguments_let_unknown_keys_pass(write):
     assert config["m"] == {"x": 1, "y": 2}
 
 
+@pytest.mark.parametrize("text", ["m: 3", "m: [1]", "m: {}", "m: [{type: A}]"])
+def test_arguments_that_are_no_mapping(write, text):
+    with pytest.raises(ConfigError, match="a.yml: m must be a mapping, not"):
+        check_arguments(lambda x: None, load_config(write(a=text)).tree["m"], "m", "f")
+
+
 @pytest.mark.parametrize("value, hint, expected", [
     (1, float, True), (1.0, int, False), (True, int, False), (None, Optional[int], True),
     ([1, 2], Tuple[int, int], True), ([1], Tuple[int, int], False), ([1, 2.5], Sequence[float], True),
     (3, Union[float, Sequence[float]], True), ("a", List[str], False), ({"a": 1}, Dict[str, int], True),
     ({"a": 1}, dict, True), ((1, 2, 3), Tuple[int, ...], True), (5, object, False),
+    (float("nan"), float, False), (float("inf"), float, False), (2 ** 63, int, False), (2 ** 63, float, False),
 ])
 def test_matches(value, hint, expected):
     assert matches(value, hint) is expected
 
 
 # ---- writing --------------------------------------------------------------------------------------
+
+def test_an_origin_stays_a_comment(write, tmp_path):
+    write(a="x: 1")
+    (tmp_path / "a.yml").rename(tmp_path / "a\ny: 2.yml")
+    assert yaml.safe_load(load_config("a\ny: 2.yml").dump()) == {"x": 1}
+
 
 def test_dump_reads_back_equal_and_names_origins(write):
     path = write(child="_base_: base.yml\na: {s: '# no: comment', f: 1e-5, l: [1, 2], n: None, e: {}}\n"

@@ -2,13 +2,14 @@
 
     python faulty_machine.py fill PATTERN BYTES script.py argument …
     python faulty_machine.py kill PATTERN COUNT script.py argument …
+    python faulty_machine.py terminate PATTERN COUNT script.py argument …
 
 PATTERN is a regular expression for a change in the file system, as in "os.rename .*/iter_\\d+": the name of Python's
 audit event and the path. "open" is only meant to write.
 
 fill: from that change on no file grows beyond BYTES. The kernel itself refuses the writes, so that nothing of the
 script has to be replaced.
-kill: SIGKILL before that change (COUNT 1), or before the COUNTth, counted from it.
+kill, terminate: SIGKILL or SIGTERM before that change (COUNT 1), or before the COUNTth, counted from it.
 """
 
 import os
@@ -17,6 +18,7 @@ import resource
 import runpy
 import signal
 import sys
+from functools import partial
 from typing import Callable
 
 _CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
@@ -31,7 +33,7 @@ def fill(pattern: "re.Pattern[str]", limit_bytes: int) -> Callable:
     return hook
 
 
-def kill(pattern: "re.Pattern[str]", count: int) -> Callable:
+def send(number: signal.Signals, pattern: "re.Pattern[str]", count: int) -> Callable:
     process, seen = os.getpid(), []
 
     def hook(event: str, args: tuple) -> None:
@@ -39,9 +41,9 @@ def kill(pattern: "re.Pattern[str]", count: int) -> Callable:
             return
         if seen or pattern.fullmatch(f"{event} {args[0]}"):
             seen.append(event)
-        if len(seen) == count:
-            os.write(2, f"killed before {event} {args}\n".encode())
-            os.kill(process, signal.SIGKILL)
+            if len(seen) == count:
+                os.write(2, f"{number.name} before {event} {args}\n".encode())
+                os.kill(process, number)
 
     return hook
 
@@ -54,7 +56,8 @@ def main() -> None:
     fault, pattern, number = sys.argv[1:4]
     sys.argv = sys.argv[4:]
     sys.path[0] = os.path.dirname(sys.argv[0])
-    sys.addaudithook({"fill": fill, "kill": kill}[fault](re.compile(pattern), int(number)))
+    faults = {"fill": fill, "kill": partial(send, signal.SIGKILL), "terminate": partial(send, signal.SIGTERM)}
+    sys.addaudithook(faults[fault](re.compile(pattern), int(number)))
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

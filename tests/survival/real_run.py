@@ -131,7 +131,7 @@ class Session:
             os.killpg(self._process.pid, number)
             return
         for pid in self.processes():
-            _send(pid, number)
+            send_to(pid, number)
 
     def processes(self) -> List[int]:
         """The session's processes, orphans included, the youngest first: a signal finds the parents unprepared."""
@@ -144,6 +144,11 @@ class Session:
                 except OSError:  # it has ended
                     pass
         return sorted(found, reverse=True)
+
+    def workers(self) -> List[int]:
+        """The processes that read for the first one: it has forked them, so that their command is its own."""
+        own = _command(self._process.pid)
+        return [pid for pid in self.processes() if pid != self._process.pid and _command(pid) == own]
 
     def kill(self) -> None:
         """Kill every process, and those that they have started meanwhile."""
@@ -161,6 +166,13 @@ class Session:
         return self.processes()
 
 
+def _command(pid: int) -> bytes:
+    try:
+        return Path("/proc", str(pid), "cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
@@ -169,7 +181,8 @@ def _heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells start what runs in the background without it
 
 
-def _send(pid: int, number: int) -> None:
+def send_to(pid: int, number: int) -> None:
+    """A signal to a process that may have ended."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -360,7 +373,7 @@ def _state(directory: Path) -> Dict:
 
 @dataclass
 class Hit:
-    """One disturbance: in words, of which kind, and what was lost by it."""
+    """One disturbance: in words, of which kind (or in which phase), and what was lost by it."""
 
     what: str
     kind: str
@@ -368,7 +381,7 @@ class Hit:
 
     @property
     def loss(self) -> str:
-        return f"{self.what} (while {self.kind}; seed {seed()}): {'; '.join(self.faults)}" if self.faults else ""
+        return f"{self.what} ({self.kind}; seed {seed()}): {'; '.join(self.faults)}" if self.faults else ""
 
 
 # Starts a session of a run and disturbs it, unless it ends too early; the number is that of the try.

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from real_run import (
     Watch,
     iterations,
     phase,
+    send_to,
     survive,
     uninterrupted,
 )
@@ -35,6 +37,13 @@ STEPS = [
     ("os.rename .*/iter_{old}", 1), ("os.rename .*/iter_{old}", 3), ("os.rename .*/iter_{old}", 6),
     (r"open .*/iter_{n}/\.score\.json.*", 1), (r"open .*/iter_{n}/\.score\.json.*", 2),
     *((r"os.mkdir .*/iter_{n}\.tmp", count) for count in range(1, 56)),
+]
+# The same for a signal that is only a wish.
+STOP_STEPS = [
+    (r"open .*/log\.jsonl", 1),  # after the start, before the first iteration
+    (r"open .*/train\.log", 1), (r"open .*/\.config\.yml.*", 1), (r"open .*/\.log\.jsonl.*", 1),
+    (r"os.mkdir .*/iter_{n}\.tmp", 1), (r"os.rename .*/iter_{n}\.tmp", 1), ("os.rename .*/iter_{old}", 3),
+    ("os.mkdir .*/best_model.tmp", 1), ("os.rename .*/best_model", 2), (r"open .*/iter_{n}/\.score\.json.*", 1),
 ]
 LAUNCHER_STOP_SEC = 60.0  # Paddle's launcher waits for a rank for 30 s, then kills it
 
@@ -80,20 +89,21 @@ def draw_moment(random: Random, turn: int, processes: int, origin: str) -> Momen
     return Moment(event, nth, random.uniform(0.0, longest_sec))
 
 
-def survive_steps(count: int, folder: Path) -> Outcome:
-    """Kill runs before the changes of STEPS."""
+def survive_steps(fault: str, steps: Sequence[Tuple[str, int]], judge: Callable[[Session], List[str]], count: int,
+                  folder: Path) -> Outcome:
+    """Kill or terminate runs before these changes in the file system, in turn."""
     def disturb(random: Random, number: int, run: Path) -> Tuple[Session, Optional[Hit]]:
-        later = max(iterations(run), default=0) + SAVE_INTERVAL * random.randint(3, 4)
-        pattern, change = STEPS[number % len(STEPS)]
+        later = max(iterations(run), default=0) // SAVE_INTERVAL * SAVE_INTERVAL + SAVE_INTERVAL * random.randint(3, 4)
+        pattern, change = steps[number % len(steps)]
         pattern = pattern.format(n=later, old=later - 2 * SAVE_INTERVAL)
-        session = Session(run, "--resume", "auto", through=[FAULTY_MACHINE, "kill", pattern, change])
-        if session.wait() == 0:
+        session = Session(run, "--resume", "auto", through=[FAULTY_MACHINE, fault, pattern, change])
+        session.wait()
+        struck = re.search(r"^SIG\w+ before (?:os\.)?(\w+) .*", session.printed, re.MULTILINE)
+        if not struck:
             return session, None
-        faults = [] if session.code == -signal.SIGKILL else [f"exit code {session.code}: {session.printed[-1000:]}"]
-        return session, Hit(f"{session.printed.splitlines()[-1]} (try {number})", phase(session),
-                            faults + judge_kill(session))
+        return session, Hit(f"{struck[0]}, try {number}", struck[1], judge(session))
 
-    return survive("steps", disturb, count, folder)
+    return survive(f"{fault} steps", disturb, count, folder)
 
 
 # ---- strikes -----------------------------------------------------------------------------------------
@@ -104,9 +114,25 @@ def kill_main(session: Session) -> None:
 
 
 def judge_kill(session: Session) -> List[str]:
-    """The workers of a run that has ended end too, by themselves."""
+    """A run is dead, and its workers end by themselves."""
+    faults = [] if session.code == -signal.SIGKILL else [f"exit code {session.code}: {session.printed[-1000:]}"]
+    return faults + judge_orphans(session)
+
+
+def judge_orphans(session: Session) -> List[str]:
     orphans = session.orphans()
     return [f"processes {orphans} outlive the run"] if orphans else []
+
+
+def terminate_slow_readers(session: Session) -> None:
+    """SIGTERM to every process, as Slurm and systemd send it, while the workers are in the midst of a picture."""
+    workers = session.workers()
+    for pid in workers:
+        send_to(pid, signal.SIGSTOP)
+    time.sleep(0.2)  # now the run waits for them, if it is training
+    session.send(signal.SIGTERM, everyone=True)
+    for pid in workers:
+        send_to(pid, signal.SIGCONT)
 
 
 def judge_stop(session: Session) -> List[str]:
@@ -121,7 +147,7 @@ def judge_stop(session: Session) -> List[str]:
             faults.append(f"no word of how to go on: {session.printed.strip()[-300:]}")
     if "Traceback" in session.printed:
         faults.append(f"a traceback: {session.printed.strip()[-1000:]}")
-    return faults + judge_saved(session) + judge_kill(session)
+    return faults + judge_saved(session) + judge_orphans(session)
 
 
 def is_finished(session: Session) -> bool:
@@ -142,21 +168,22 @@ def judge_launcher(session: Session) -> List[str]:
     code = session.wait(LAUNCHER_STOP_SEC)
     if code is None:
         return [f"it goes on for more than {LAUNCHER_STOP_SEC:.0f} s"]
-    return ([] if code else ["exit code 0"]) + judge_saved(session) + judge_kill(session)
+    return ([] if code else ["exit code 0"]) + judge_saved(session) + judge_orphans(session)
 
 
 KILL = Strike("SIGKILL", kill_main, judge_kill, origin="start")
-KILL_ALL = Strike("SIGKILL of all processes", Session.kill, judge_kill, origin="start")
+KILL_ALL = Strike("SIGKILL of all processes", Session.kill, judge_orphans, origin="start")
 TERMINATE = Strike("SIGTERM", lambda session: session.send(signal.SIGTERM), judge_stop)
-TERMINATE_ALL = Strike("SIGTERM to all processes", lambda session: session.send(signal.SIGTERM, everyone=True),
-                       judge_stop)
+TERMINATE_ALL = Strike("SIGTERM to all processes", terminate_slow_readers, judge_stop)
 INTERRUPT = Strike("Ctrl-C", lambda session: session.send(signal.SIGINT), judge_stop)
 TERMINATE_LAUNCHER = Strike("SIGTERM to the launcher", lambda session: session.send(signal.SIGTERM), judge_launcher)
 
 FAULTS = [
     Fault("SIGKILL at any moment", 3, 30, partial(survive_strikes, [KILL], 1)),
-    Fault("SIGKILL before each step of a save", 1, len(STEPS), survive_steps),
+    Fault("SIGKILL before each step of a save", 1, len(STEPS), partial(survive_steps, "kill", STEPS, judge_kill)),
     Fault("SIGTERM or Ctrl-C at any moment", 3, 30, partial(survive_strikes, [TERMINATE, INTERRUPT, TERMINATE_ALL], 1)),
+    Fault("SIGTERM before a step of a start or a save", 1, len(STOP_STEPS),
+          partial(survive_steps, "terminate", STOP_STEPS, judge_stop)),
     Fault("SIGKILL or SIGTERM of two processes and their launcher", 2, 10,
           partial(survive_strikes, [KILL_ALL, TERMINATE_LAUNCHER], 2)),
 ]

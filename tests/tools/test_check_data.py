@@ -159,3 +159,24 @@ def test_runs_as_a_script_from_anywhere(root):
     assert done.returncode == 0 and "val: 2 samples, 0 faults" in done.stdout
     image_path(root, "val", "lindau", "000000_000019").unlink()
     assert subprocess.run([*command, "--type", "custom"], cwd=root, capture_output=True).returncode == 2
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--num_classes", "0"], "--num_classes 0 is not within 1..256"),
+    (["--num_classes", "-3"], "--num_classes -3 is not within 1..256"),
+    (["--num_classes", "257"], "--num_classes 257 is not within 1..256"),
+    (["--num_classes", "3", "--ignore_index", "256"], "--ignore_index 256 is not within 0..255"),
+    (["--num_classes", "3", "--ignore_index", "-1"], "--ignore_index -1 is not within 0..255")])
+def test_numbers_that_no_label_holds(tmp_path, capsys, flags, message):
+    assert custom(make_lists(tmp_path), *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_control_characters_of_a_list_stay_off_the_terminal(tmp_path, capsys):
+    root = make_lists(tmp_path)
+    with open(root / "train.txt", "a", encoding="utf-8") as file:
+        file.write("\x1b[2J\0.png \x07.png\n")
+    assert custom(root, "--num_classes", "3") == 1
+    said = capsys.readouterr().err
+    assert f"{root / 'train.txt'}:5 names {root}/?[2J?.png, which is not a file\n" in said
+    assert said.replace("\n", "").isprintable()

@@ -108,7 +108,7 @@ def test_instance_ids_are_no_label(tmp_path):
         read_label(tmp_path / "ids.png")
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("read", [read_image, read_label])
 @pytest.mark.parametrize("extension", [".png", ".jpg", ".bmp", ".tiff"])
 @pytest.mark.parametrize("kept", [0.2, 0.6, 0.97])
@@ -144,6 +144,66 @@ def test_png_with_a_damaged_remark_is_read(tmp_path):
     header_end = 8 + 12 + 13
     (tmp_path / "remark.png").write_bytes(whole[:header_end] + bytes(remark) + whole[header_end:])
     assert (read_image(tmp_path / "remark.png") == 9).all()
+
+
+@pytest.mark.parametrize("read", [read_image, read_label])
+@pytest.mark.parametrize("kind, size, changed", [
+    ("PNG", struct.pack(">II", 8, 8), struct.pack(">II", 12000, 12000)),
+    ("JPEG", b"\x08" + struct.pack(">HH", 8, 8), b"\x08" + struct.pack(">HH", 12000, 12000)),
+    ("BMP", struct.pack("<II", 8, 8), struct.pack("<II", 12000, 12000)), ("PPM", b"8 8", b"12000 12000")])
+def test_a_size_that_no_memory_holds(tmp_path, read, kind, size, changed):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "image", format=kind)
+    content = (tmp_path / "image").read_bytes().replace(size, changed, 1)
+    if kind == "PNG":
+        content = content[:29] + struct.pack(">I", zlib.crc32(content[12:29])) + content[33:]
+    (tmp_path / "image").write_bytes(content)
+    with pytest.raises(ImageReadError, match="states a size of 12000x12000 .*up to 128 million"):
+        read(tmp_path / "image")
+
+
+def test_a_png_that_begins_with_something_else(tmp_path, rgb):
+    whole = encode(rgb, ".png")
+    (tmp_path / "odd.png").write_bytes(whole[:8] + chunk(b"tEXt", b"a\0b") + whole[8:])
+    with pytest.raises(ImageReadError, match="doesn't begin with a PNG's header"):
+        read_image(tmp_path / "odd.png")
+
+
+def test_a_tiff_that_pillow_does_not_know(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 65536, (5, 6, 3), dtype=np.uint16)
+    content = bytearray(encode(deep, ".tiff"))
+    (tmp_path / "deep.tif").write_bytes(content)
+    np.testing.assert_allclose(read_image(tmp_path / "deep.tif", to_rgb=False), deep / 257, atol=1)
+    first = struct.unpack_from("<I", content, 4)[0] + 2
+    for entry in (first, first + 12):  # width and height
+        struct.pack_into("<HII", content, entry + 2, 4, 1, 12000)
+    (tmp_path / "deep.tif").write_bytes(content)
+    with pytest.raises(ImageReadError, match="states a size of 12000x12000"):
+        read_image(tmp_path / "deep.tif")
+
+
+@pytest.mark.parametrize("read", [read_image, read_label])
+@pytest.mark.parametrize("extension", [".jp2", ".exr", ".gif", ".hdr", ".ras"])
+def test_formats_whose_decoders_may_crash(tmp_path, rgb, read, extension):
+    starts = {".jp2": b"\0\0\0\x0cjP  \r\n\x87\n", ".exr": b"v/1\x01", ".gif": b"GIF89a"}
+    (tmp_path / "image.png").write_bytes(starts[extension] + bytes(100) if extension in starts else
+                                         encode(rgb.astype(np.float32), extension))
+    with pytest.raises(ImageReadError, match="it is no PNG, JPEG, BMP, TIFF, WebP or PNM file"):
+        read(tmp_path / "image.png")
+
+
+@pytest.mark.parametrize("read", [read_image, read_label])
+@pytest.mark.parametrize("error", [RuntimeError("a\nb"), KeyError(258), struct.error("x"), MemoryError(),
+                                   NotImplementedError("y")])
+def test_whatever_a_decoder_raises(tmp_path, rgb, read, error, monkeypatch):
+    Image.fromarray(rgb).save(tmp_path / "image.bmp")
+
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ImageReadError, match=f"image.bmp .*{type(error).__name__}") as raised:
+        read(tmp_path / "image.bmp")
+    assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize("trailer", [b"\0\0\0", b"\n", b"trailing data of a camera"])

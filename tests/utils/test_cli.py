@@ -1,8 +1,9 @@
 import argparse
+import errno
 
 import pytest
 
-from paddleseg.cvlibs.errors import ConfigError, DataError
+from paddleseg.cvlibs.errors import ConfigError, DataError, Interrupted
 from paddleseg.utils.cli import add_refused_flag, run_main
 
 
@@ -12,11 +13,23 @@ def fail(error):
     return function
 
 
-@pytest.mark.parametrize("error, code", [(ConfigError("x is wrong"), 2), (DataError("y is gone"), 1)])
+@pytest.mark.parametrize("error, code", [(ConfigError("x is wrong"), 2), (DataError("y is gone"), 1),
+                                         (Interrupted("stopped"), 75)])
 def test_an_error_is_one_line_and_its_exit_code(error, code, capsys):
     assert run_main(fail(error), argparse.Namespace(debug=False)) == code
     captured = capsys.readouterr()
     assert captured.err == f"{type(error).__name__}: {error}\n" and captured.out == ""
+
+
+def test_a_message_does_not_command_the_terminal(capsys):
+    run_main(fail(DataError("a\x1b[2J\nb\0 is gone")), argparse.Namespace(debug=False))
+    assert capsys.readouterr().err == "DataError: a?[2J?b? is gone\n"
+
+
+def test_a_full_disk_is_one_line(capsys):
+    error = OSError(errno.ENOSPC, "No space left on device", "x.png")
+    assert run_main(fail(error), argparse.Namespace(debug=False)) == 1
+    assert capsys.readouterr().err.startswith("RunError: x.png: No space left on device;")
 
 
 def test_debug_shows_the_traceback(capsys):

