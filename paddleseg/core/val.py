@@ -50,7 +50,7 @@ def evaluate(model: nn.Layer, dataset, options: Optional[InferOptions] = None, n
     with evaluation_mode(model):
         for batch in bar:
             pred = predict_classes(model, batch["img"], batch["trans_info"][0], options).numpy()
-            matrix += confusion_matrix(pred, batch["label"][0].numpy(), dataset.num_classes, dataset.ignore_index)
+            matrix += confusion_matrix(pred, np.asarray(batch["label"][0]), dataset.num_classes, dataset.ignore_index)
     return Scores(distributed.sum_over_ranks(matrix))
 
 

@@ -73,7 +73,8 @@ class EncNet(nn.Layer):
 
     Shapes:
         input (N, 3, H, W); training outputs seg (N, C, H, W), aux (N, C, H, W) and, with `use_se_loss`,
-        se (N, C); evaluation outputs [seg]. All are logits.
+        se (N, C); evaluation outputs [seg]. All are logits. model(x, at_input_size=False) gives seg and aux
+        as the heads compute them, (N, C, h, w).
     """
 
     loss_names = ("seg", "aux", "se")
@@ -113,14 +114,16 @@ class EncNet(nn.Layer):
             from paddleseg.utils.weights import load_pretrained
             load_pretrained(self, pretrained)
 
-    def forward(self, x: paddle.Tensor) -> List[paddle.Tensor]:
+    def forward(self, x: paddle.Tensor, at_input_size: bool = True) -> List[paddle.Tensor]:
         feats = self.backbone(x)
         encoding_feat, feat = self.enc_module(self._fuse([feats[i] for i in self.backbone_indices]))
-        logits = [layers.resize(self.head(self.dropout(feat)), x, self.align_corners)]
+        logits = [self.head(self.dropout(feat))]
         if self.training:
-            logits.append(layers.resize(self.fcn_head(feats[2]), x, self.align_corners))
-            if self.se_layer is not None:
-                logits.append(self.se_layer(encoding_feat))
+            logits.append(self.fcn_head(feats[2]))
+        if at_input_size:
+            logits = [layers.resize(logit, x, self.align_corners) for logit in logits]
+        if self.training and self.se_layer is not None:
+            logits.append(self.se_layer(encoding_feat))
         return logits
 
     def _fuse(self, feats: List[paddle.Tensor]) -> paddle.Tensor:

@@ -1,9 +1,16 @@
+import itertools
+
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
 
+from paddleseg.core import infer, upsample
 from paddleseg.core.infer import InferOptions, augmented_logits, plain_logits, predict_classes, window_starts
+from paddleseg.core.metrics import confusion_matrix
 from paddleseg.cvlibs.errors import ConfigError
+from paddleseg.models import FCN, EncNet
+from paddleseg.models.backbones import ResNet18_vd
 
 
 class Pointwise(paddle.nn.Layer):
@@ -36,7 +43,7 @@ def test_sliding_a_pointwise_model_equals_the_whole_image(size, crop, stride):
 def test_overlapping_windows_are_averaged():
     class WindowMean(paddle.nn.Layer):
         def forward(self, x):
-            return [paddle.ones([1, 1, *x.shape[2:]]) * x.mean()]
+            return [paddle.ones_like(x) * x.mean(axis=[1, 2, 3], keepdim=True)]
 
     x = paddle.to_tensor(np.arange(4, dtype="float32").reshape(1, 1, 1, 4))
     logits = plain_logits(WindowMean(), x, InferOptions(is_slide=True, crop_size=(2, 1), stride=(1, 1)))
@@ -60,9 +67,131 @@ def test_probabilities_are_summed_over_scales():
 def test_prediction_has_the_size_before_the_transforms():
     x = image(8, 12)
     pred = predict_classes(Pointwise(), x, [("resize", (10, 16)), ("padding", (6, 9))], InferOptions())
-    assert pred.shape == [10, 16] and pred.dtype == paddle.int32
+    assert pred.shape == [10, 16] and pred.dtype == paddle.uint8
     assert predict_classes(Pointwise(), x, [("padding", (6, 9))], InferOptions()).tolist() == (
         Pointwise()(x)[0][0].argmax(axis=0)[:6, :9].tolist())
+
+
+def tiny_model(make, align_corners=False):
+    """A random network of 19 classes, with a bias by which it sees most of them."""
+    paddle.seed(0)
+    extra = {"num_codes": 4, "mid_channels": 8} if make is EncNet else {"channels": 8}
+    model = make(19, ResNet18_vd(base_channels=8), align_corners=align_corners, **extra)
+    model.eval()
+    classifier = model.head if make is EncNet else model.head.cls
+    with paddle.no_grad():
+        classifier.bias.set_value(-model(image(97, 161))[0].mean(axis=[0, 2, 3]))
+    return model
+
+
+def plain_matrix(model, x, trans_info, options, label):
+    """The confusion matrix by whole tensors at the size of the image, step by step."""
+
+    def resized(tensor, size):
+        return tensor if list(tensor.shape[2:]) == list(size) else F.interpolate(tensor, list(size), mode="bilinear")
+
+    def windows(x):
+        if not options.is_slide:
+            return model(x)[0]
+        (width, height), (across, down) = options.crop_size, options.stride
+        total, count = 0.0, 0.0
+        for top, left in itertools.product(window_starts(x.shape[2], height, down),
+                                           window_starts(x.shape[3], width, across)):
+            logits = model(x[:, :, top:top + height, left:left + width])[0].numpy()
+            box = slice(top, top + height), slice(left, left + width)
+            part, ones = (np.zeros((1, channels, *x.shape[2:]), np.float32) for channels in (logits.shape[1], 1))
+            part[:, :, box[0], box[1]], ones[:, :, box[0], box[1]] = logits, 1.0
+            total, count = total + part, count + ones
+        return paddle.to_tensor(total / count)
+
+    logits = windows(x) if not options.aug_eval else 0.0
+    for scale in options.scales if options.aug_eval else []:
+        for axes in ([], [3], [2], [2, 3])[:2 if options.flip_horizontal else 1]:
+            scaled = resized(x, [int(length * scale + 0.5) for length in x.shape[2:]])
+            scores = windows(scaled.flip(axes)).flip(axes) if axes else windows(scaled)
+            logits = logits + F.softmax(resized(scores, x.shape[2:]), axis=1)
+    for name, (height, width) in reversed(trans_info):
+        logits = logits[:, :, :height, :width] if name == "padding" else resized(logits, (height, width))
+    matrix = np.zeros((19, 19), np.int64)
+    valid = label != 255
+    np.add.at(matrix, (label[valid], logits.argmax(axis=1)[0].numpy()[valid]), 1)
+    return matrix
+
+
+SLIDE = {"is_slide": True, "crop_size": (64, 48), "stride": (40, 31)}
+
+
+@pytest.mark.parametrize("make, align_corners", [(EncNet, False), (EncNet, True), (FCN, False)])
+@pytest.mark.parametrize("size, trans_info", [
+    ((64, 96), []),
+    ((97, 161), []),
+    ((97, 161), [("padding", (90, 150))]),
+    ((65, 131), [("resize", (130, 262))]),
+    ((96, 160), [("resize", (77, 140)), ("padding", (93, 155))]),
+    ((96, 160), [("padding", (90, 151)), ("resize", (80, 139)), ("padding", (95, 150))]),
+    ((96, 160), [("resize", (96, 160)), ("padding", (96, 160))])])
+@pytest.mark.parametrize("settings", [
+    {}, SLIDE, {"aug_eval": True, "scales": [0.75, 1.0, 1.3], "flip_horizontal": True},
+    {"aug_eval": True, "scales": [1.0, 1.5], **SLIDE}], ids=["whole", "slide", "scales", "slide_scales"])
+def test_the_confusion_matrix_is_that_of_whole_tensors(make, align_corners, size, trans_info, settings):
+    model, x, options = tiny_model(make, align_corners), image(*size), InferOptions(**settings)
+    with paddle.no_grad():
+        pred = predict_classes(model, x, trans_info, options).numpy()
+        label = np.random.default_rng(1).integers(0, 20, pred.shape).astype(np.uint8)
+        label[label == 19] = 255
+        expected = plain_matrix(model, x, trans_info, options, label)
+    np.testing.assert_array_equal(confusion_matrix(pred, label, 19, 255), expected)
+    assert (expected.sum(axis=0) > 0).sum() > 2
+
+
+@pytest.mark.parametrize("make", [EncNet, FCN])
+def test_logits_are_never_upsampled_as_a_tensor(make, monkeypatch):
+    model, x = tiny_model(make), image(64, 96)
+    expected = model(x)[0].argmax(axis=1)[0].numpy()
+    pred = predict_classes(model, x, [], InferOptions())  # asks Paddle for its weights, once
+    monkeypatch.setattr(upsample.F, "interpolate", None)
+    np.testing.assert_array_equal(pred.numpy(), expected)
+    np.testing.assert_array_equal(predict_classes(model, x, [], InferOptions()).numpy(), expected)
+
+
+def test_a_model_with_a_forward_of_its_own_is_asked_for_what_that_returns():
+    class Opposite(EncNet):
+        def forward(self, x):
+            return [-super().forward(x)[0]]
+
+    model, x = tiny_model(Opposite.__bases__[0]), image(64, 96)
+    model.__class__ = Opposite
+    np.testing.assert_array_equal(predict_classes(model, x, [], InferOptions()).numpy(),
+                                  EncNet.forward(model, x)[0].argmin(axis=1)[0].numpy())
+
+
+def test_a_model_made_static_predicts_the_same():
+    model, x = tiny_model(EncNet), image(64, 96)
+    expected = predict_classes(model, x, [], InferOptions()).numpy()
+    static = paddle.jit.to_static(model)
+    with paddle.no_grad():
+        np.testing.assert_array_equal(predict_classes(static, x, [], InferOptions()).numpy(), expected)
+
+
+@pytest.mark.parametrize("size", [(1, 9), (9, 1)])
+def test_an_image_of_one_row_or_column_is_resized_by_the_model(size):
+    model, x = tiny_model(FCN), image(*size)
+    np.testing.assert_array_equal(predict_classes(model, x, [], InferOptions()).numpy(),
+                                  model(x)[0].argmax(axis=1)[0].numpy())
+
+
+@pytest.mark.parametrize("batch_px", [1, 3 * 64 * 48, 10 ** 9])
+def test_windows_give_the_same_one_by_one_and_together_on_cpu_and_gpu(monkeypatch, batch_px):
+    model, x = tiny_model(EncNet), image(97, 161)
+    monkeypatch.setattr(infer, "_WINDOW_BATCH_PX", batch_px)
+    seen = []
+    model.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].shape[0]))
+    with paddle.no_grad():
+        host, device = (infer._sliding_logits(model, x, (64, 48), (40, 31), on_host) for on_host in (True, False))
+    assert max(seen) == {1: 1, 3 * 64 * 48: 3}.get(batch_px, 12) and sum(seen) == 2 * 12
+    np.testing.assert_array_equal(host.numpy(), device.numpy())
+    monkeypatch.setattr(infer, "_WINDOW_BATCH_PX", 1)
+    np.testing.assert_array_equal(infer._sliding_logits(model, x, (64, 48), (40, 31), True).numpy(), host.numpy())
 
 
 @pytest.mark.parametrize("options, message", [

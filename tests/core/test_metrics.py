@@ -57,7 +57,26 @@ def test_large_counts_stay_exact():
     assert Scores(big).iou[0] == 2 ** 40 / (2 ** 40 + 2)
 
 
-@pytest.mark.parametrize("pred, label", [([0, 1], [0, 1, 1]), ([0, 3], [0, 1]), ([0, 1], [0, 7])])
-def test_refuses_what_it_can_not_count(pred, label):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize("num_classes, ignore_index", [(2, 255), (19, 255), (19, 0), (19, 20), (19, -1), (255, 255),
+                                                       (256, 7), (300, 255)])
+@pytest.mark.parametrize("pred_type, label_type", [("uint8", "uint8"), ("int32", "int64"), ("int64", "uint8"),
+                                                   ("uint16", "int16")])
+def test_equals_counting_pixel_by_pixel(num_classes, ignore_index, pred_type, label_type):
+    rng = np.random.default_rng(0)
+    below = [min(num_classes, np.iinfo(dtype).max + 1) for dtype in (pred_type, label_type)]
+    pred, label = rng.integers(0, below[0], (37, 41)), rng.integers(0, below[1], (37, 41))
+    label[rng.uniform(size=label.shape) < 0.2] = max(ignore_index, 0)
+    expected, valid = np.zeros((num_classes, num_classes), np.int64), label != ignore_index
+    np.add.at(expected, (label[valid], pred[valid]), 1)
+    matrix = confusion_matrix(pred.astype(pred_type), label.astype(label_type), num_classes, ignore_index)
+    assert matrix.dtype == np.int64
+    np.testing.assert_array_equal(matrix, expected)
+
+
+@pytest.mark.parametrize("pred, label, message", [
+    ([0, 1], [0, 1, 1], "differ in shape"), ([0, 3], [0, 1], "prediction of 3 is not in 0..2"),
+    ([0, -1], [0, 1], "prediction of -1"), ([0, 1], [0, 7], "label 7 is neither a class 0..2 nor 255"),
+    ([0, 1], [0, 256], "label of 256"), ([0, 1], [0, -2], "label of -2")])
+def test_refuses_what_it_can_not_count(pred, label, message):
+    with pytest.raises(ValueError, match=message):
         confusion_matrix(np.array(pred), np.array(label), 3, 255)

@@ -22,6 +22,30 @@ def test_counts_every_labelled_pixel_once(num_workers):
     assert scores.miou == scores.accuracy == 1.0
 
 
+class Coarse(paddle.nn.Layer):
+    """Half as many logits as pixels along each axis, resized here or by the caller."""
+
+    align_corners = False
+
+    def forward(self, x, at_input_size: bool = True):
+        self.resizes = at_input_size
+        logits = paddle.nn.functional.avg_pool2d(x, 2)
+        return [paddle.nn.functional.interpolate(logits, x.shape[2:], mode="bilinear") if at_input_size else logits]
+
+
+class Resizing(Coarse):
+    def forward(self, x):
+        return super().forward(x)
+
+
+def test_logits_resized_by_the_model_or_by_the_evaluation_score_the_same():
+    models = Coarse(), Resizing()
+    matrices = [evaluate(model, Colors("val", 5)).matrix for model in models]
+    assert [model.resizes for model in models] == [False, True]
+    np.testing.assert_array_equal(*matrices)
+    assert 0 < np.diag(matrices[0]).sum() < matrices[0].sum() == 5 * (8 * 12 - 1)
+
+
 def test_two_processes_together_count_what_one_counts(monkeypatch):
     parts = []
     monkeypatch.setattr("paddleseg.utils.distributed.share_buffers", lambda model: None)
