@@ -230,15 +230,16 @@ def _undisturbed() -> Iterator[None]:
 
 def _set_up(parent: Optional[int]) -> None:
     """Make a worker of one thread that leaves signals to its parent and dies with it."""
-    # Launchers and terminals signal the whole process group; the parent has to reach its checkpoint with the
-    # workers alive, and ends them itself.
+    # Launchers and terminals signal the whole process group, and a cluster every process of a job; the parent has to
+    # reach its checkpoint with the workers alive, and ends them itself.
     os.setsid()
     gc.freeze()
     gc.enable()
     # Neither the parent's handlers nor Paddle's, which print that a signal came; of a crash the parent tells more.
     crashes = () if faulthandler.is_enabled() else _CRASHES
-    for number in (*_STOPS, *crashes):
-        signal.signal(number, signal.SIG_IGN)  # forgets what came to the group since the fork
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    for number in crashes:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     if parent is not None:
@@ -309,12 +310,9 @@ def _stop(workers: List[_Worker]) -> None:
     """End the workers, whatever they are doing, and empty the list."""
     for worker in workers:
         worker.pipe.close()
-        worker.process.terminate()
+        worker.process.kill()  # SIGTERM is for the parent alone, see `_set_up`; a worker leaves nothing half-written
     for worker in workers:
         worker.process.join(STOP_SEC)
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join(STOP_SEC)
         if worker.process.is_alive():
             # It is stuck in the kernel, on a dead FUSE mount, say. At exit multiprocessing would wait for it for ever.
             multiprocessing.process._children.discard(worker.process)

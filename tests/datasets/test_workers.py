@@ -310,6 +310,16 @@ def test_a_signal_to_the_process_group_leaves_the_workers_alive(run_script):
     assert (script.returncode, out, err) == (0, f"{list(range(1, 9))}\n", "")
 
 
+def test_a_signal_to_every_process_leaves_the_workers_alive(run_script):
+    script = run_script("batches = eval_batches(Samples(9), 2); next(batches)",
+                        "print(*[process.pid for process in active_children()], flush=True)",
+                        "sys.stdin.readline(); print(read(batches))", stdin=subprocess.PIPE)
+    for pid in script.stdout.readline().split():
+        os.kill(int(pid), signal.SIGTERM)
+    out, err = script.communicate("\n", timeout=30)
+    assert (script.returncode, out, err) == (0, f"{list(range(1, 9))}\n", "")
+
+
 def test_a_signal_to_the_process_group_while_workers_start_leaves_them_alive(run_script):
     script = run_script("signal.signal(signal.SIGTERM, lambda *_: print('flag', flush=True))", "setsid = os.setsid",
                         "os.setsid = lambda: (print('starting', flush=True), time.sleep(1), setsid())",

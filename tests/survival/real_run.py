@@ -438,7 +438,8 @@ def _judge_session(session: Session, run: Path, whole: Path, finished: bool, sam
     if damaged:
         return session.faults + damaged
     faults = list(session.faults)
-    before, after = max(session.start_names, default=0), max(iterations(run), default=0)
+    saved = re.findall(r"\tsaved \S*/iter_(\d+)$", session.logged + session.printed, re.MULTILINE)
+    before, after = max([*session.start_names, *map(int, saved)], default=0), max(iterations(run), default=0)
     if after < before:
         faults.append(f"iter_{before} was there, now iter_{after} is the newest")
     return faults + (final_differences(run, whole, same_log) if finished else differences(run, whole))

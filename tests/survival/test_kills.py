@@ -72,6 +72,8 @@ def survive_strikes(strikes: Sequence[Strike], processes: int, count: int, folde
         if not Watch(session).until(moment):
             return session, None
         strike.deliver(session)
+        if session.code == 0:  # it was at its very end
+            return session, None
         kind = phase(session)
         return session, Hit(f"{strike.name} {moment}, try {number}", kind, strike.judge(session))
 
