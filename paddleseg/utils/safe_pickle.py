@@ -359,6 +359,8 @@ def plain(value: Any, depth: int = 0, memo: Optional[dict] = None) -> Any:
     if depth > _MAX_DEPTH:
         raise Refused(f"is nested deeper than {_MAX_DEPTH} levels: refused")
     if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise Refused("holds a mapping whose keys aren't text, not named arrays")
         result = {key: plain(item, depth + 1, memo) for key, item in value.items()}
     elif isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], _Array):
         result = plain(value[1], depth + 1, memo)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class Commands:
 
 def load_scripts() -> Dict[str, Callable]:
     """Each command as a function of its arguments; imports all that they import."""
+    warnings.filterwarnings("ignore", message="No ccache found")  # Paddle says this at every import
     import zlib  # noqa: F401  (before Paddle 2.6, whose own zlib would otherwise serve OpenCV, and fail)
 
     sys.path.insert(0, str(ROOT))

@@ -132,20 +132,21 @@ def world() -> World:
     return made
 
 
-def survive(count: int, folder: Path, attempt: Callable[[int, Path], str]) -> Outcome:
-    """attempt(number, a copy of the world) says what was lost, or ""; the copies of the losses stay in `folder`."""
-    def one(number: int) -> str:
+def survive(count: int, folder: Path, attempt: Callable[[int, Path], Tuple[Ended, str]]) -> Outcome:
+    """attempt(number, a copy of the world) says how it ended and what was lost, or ""; copies of losses are kept."""
+    def one(number: int) -> Tuple[str, str]:
         place = folder / str(number)
         shutil.copytree(world().intact, place)
-        loss = attempt(number, place)
+        ended, loss = attempt(number, place)
+        kind = "refused" if ended.code else "read"
         if loss:
-            return f"{loss} (kept in {place})"
+            return f"{loss} (kept in {place})", kind
         shutil.rmtree(place)
-        return ""
+        return "", kind
 
     outcome = Outcome()
-    for loss in world().commands.map(one, range(count)):
-        outcome.add(loss)
+    for loss, kind in world().commands.map(one, range(count)):
+        outcome.add(loss, kind)
     return outcome
 
 

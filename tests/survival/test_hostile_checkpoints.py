@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
 import pytest
+from forked_commands import Ended
 from hostile_files import hostile_files
 from outcome import Fault, Outcome
 from small_world import OUT, rewrite_sums, run, survive
@@ -48,7 +49,7 @@ PAIRS: List[Tuple[str, str]] = [(name, list(DOORS)[(number + turn) % len(DOORS)]
                                 for turn in range(len(DOORS)) for number, name in enumerate(NAMES)]
 
 
-def attempt(number: int, folder: Path) -> str:
+def attempt(number: int, folder: Path) -> Tuple[Ended, str]:
     name, door = PAIRS[number][0], DOORS[PAIRS[number][1]]
     path = folder / door.path
     weights = (folder / "run/best_model/model.pdparams").read_bytes()
@@ -67,7 +68,7 @@ def attempt(number: int, folder: Path) -> str:
         fault = "the canary sings: code of the file ran"
     if not fault and {path.suffix for path in (folder / "home").rglob("*") if path.is_file()} - {".pdparams"}:
         fault = "something else than weights was unpacked"
-    return fault and f"{name} through {PAIRS[number][1]}: {fault}"
+    return ended, fault and f"{name} through {PAIRS[number][1]}: {fault}"
 
 
 FAULTS = [Fault("hostile checkpoints", len(NAMES), len(PAIRS), lambda count, folder: survive(count, folder, attempt))]

@@ -11,11 +11,12 @@ import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
+from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 from urllib.parse import quote
 
 import pytest
 import yaml
+from forked_commands import Ended
 from outcome import Fault, Outcome
 from small_world import OUT, run, survive, world
 
@@ -253,7 +254,7 @@ STEP = 4
 ORDER = [name for start in range(STEP) for name in list(CASES)[start::STEP]]
 
 
-def attempt(number: int, folder: Path) -> str:
+def attempt(number: int, folder: Path) -> Tuple[Ended, str]:
     name = ORDER[number]
     case = CASES[name]
     (folder / "home").mkdir()
@@ -273,7 +274,7 @@ def attempt(number: int, folder: Path) -> str:
               if path.is_symlink() or path.is_file() and cache not in path.parents]
     if not fault and strays:
         fault = f"wrote {strays[0]}"
-    return fault and f"{name}: {fault}"
+    return ended, fault and f"{name}: {fault}"
 
 
 FAULTS = [Fault("hostile recipes and names", len(ORDER) // STEP, len(ORDER),

@@ -6,7 +6,6 @@ of it. Every number of a kind gives the same case again.
 """
 
 import json
-import os
 import random
 import re
 import shutil
@@ -18,19 +17,14 @@ import pytest
 import spoil
 import yaml
 from forked_commands import Ended
-from outcome import Fault, Outcome
+from outcome import Fault, Outcome, choices
 from PIL import Image
 from small_world import OUT, rewrite_sums, run, survive, world
 
-SEED = os.environ.get("SURVIVAL_SEED", "1")
 BEST = "run/best_model/model.pdparams"
 ALL_AT_ONCE = ["--batch_size", "5", "--iters", "1", "--save_dir", OUT]
 CHECK_OWN = ["tools/check_data.py", "data/own", "--type", "custom", "--num_classes", 19, "--num_workers", 0,
              "--train_path", "data/own/train.txt", "--val_path", "data/own/val.txt"]
-
-
-def generator(kind: str, number: int) -> random.Random:
-    return random.Random(f"{SEED} {kind} {number}")
 
 
 def spoil_file(path: Path, spoiler: spoil.Spoiler, rng: random.Random) -> None:
@@ -65,8 +59,8 @@ def fault_of_picture(path: Path, intact: Path, spoiler: spoil.Spoiler) -> str:
     return ""
 
 
-def image_case(number: int, folder: Path) -> str:
-    rng = generator("image", number)
+def image_case(number: int, folder: Path) -> Tuple[Ended, str]:
+    rng = choices(f"image {number}")
     path = rng.choice(sorted((folder / "data/own/images").iterdir()))
     spoiler = spoiled_picture(rng, path)
     commands = {
@@ -81,7 +75,7 @@ def image_case(number: int, folder: Path) -> str:
     if not fault and ended.code == 0:
         fault = (fault_of_prediction(folder, path) if name == "predict" else
                  fault_of_picture(path, intact, spoiler))
-    return fault and f"image {number} of seed {SEED}: {spoiler.__name__} of {path.name}: {fault}"
+    return ended, fault and f"image {number}: {spoiler.__name__} of {path.name}: {fault}"
 
 
 def fault_of_prediction(folder: Path, path: Path) -> str:
@@ -92,8 +86,8 @@ def fault_of_prediction(folder: Path, path: Path) -> str:
     return ""
 
 
-def label_case(number: int, folder: Path) -> str:
-    rng = generator("label", number)
+def label_case(number: int, folder: Path) -> Tuple[Ended, str]:
+    rng = choices(f"label {number}")
     if rng.random() < 0.5:
         path, config = folder / f"data/own/labels/{rng.randrange(5)}.png", "own.yml"
         check = CHECK_OWN
@@ -107,7 +101,7 @@ def label_case(number: int, folder: Path) -> str:
     ended, fault = run(command, folder, path.name, changes)
     if not fault and ended.code == 0:
         fault = fault_of_picture(path, world().intact / path.relative_to(folder), spoiler)
-    return fault and f"label {number} of seed {SEED}: {spoiler.__name__} of {path.name}: {fault}"
+    return ended, fault and f"label {number}: {spoiler.__name__} of {path.name}: {fault}"
 
 
 # ---- list files
@@ -164,8 +158,8 @@ LIST_SPOILERS: Dict[str, ListSpoiler] = {
 }
 
 
-def list_case(number: int, folder: Path) -> str:
-    rng = generator("list", number)
+def list_case(number: int, folder: Path) -> Tuple[Ended, str]:
+    rng = choices(f"list {number}")
     path = folder / "data/own/val.txt"
     command, changes = rng.choice((
         (["val.py", "--config", "own.yml", "--model_path", BEST], ()), (CHECK_OWN, ()),
@@ -186,7 +180,7 @@ def list_case(number: int, folder: Path) -> str:
         found = REFUSED if ended.code else int(said.group(1) or said.group(2))
         if found != samples:
             fault = f"{found} samples instead of {samples} ({REFUSED} is a refusal)"
-    return fault and f"list {number} of seed {SEED}: {name}: {fault}"
+    return ended, fault and f"list {number}: {name}: {fault}"
 
 
 # ---- YAML files
@@ -352,8 +346,8 @@ YAML_SPOILERS = [replace_value, replace_value, replace_value, rename_key, drop_p
                  add_text, add_text, add_text, bomb, change_indentation, shuffle_lines]
 
 
-def yaml_case(number: int, folder: Path) -> str:
-    rng = generator("yaml", number)
+def recipe_case(number: int, folder: Path) -> Tuple[Ended, str]:
+    rng = choices(f"recipe {number}")
     path = folder / "recipe.yml"
     if rng.random() < 0.8:
         spoiler = rng.choice(YAML_SPOILERS)
@@ -368,8 +362,8 @@ def yaml_case(number: int, folder: Path) -> str:
         (["predict.py", "--config", "recipe.yml", "--model_path", BEST, "--image_path", "data/own/images",
           "--save_dir", OUT, *BOUNDED], (OUT,))))
     # A ConfigError names the key of a recipe, wherever it was set; only one that can't be read is named itself.
-    _, fault = run(command, folder, "", changes)
-    return fault and f"YAML {number} of seed {SEED}: {spoiler.__name__}: {fault}"
+    ended, fault = run(command, folder, "", changes)
+    return ended, fault and f"recipe {number}: {spoiler.__name__}: {fault}"
 
 
 # ---- checkpoints
@@ -390,7 +384,7 @@ def spoil_json(rng, content: bytes) -> bytes:
     return json.dumps(tree).encode()
 
 
-def weights_case(rng: random.Random, folder: Path) -> Tuple[str, str]:
+def weights_case(rng: random.Random, folder: Path) -> Tuple[Ended, str]:
     """A weights file by itself: nothing tells its values from others, but its structure must hold."""
     path = folder / "w" / f"x{rng.choice(('.pdparams', '.pth', ''))}"
     path.parent.mkdir()
@@ -407,14 +401,14 @@ def weights_case(rng: random.Random, folder: Path) -> Tuple[str, str]:
     ended, fault = run(command, folder, path.name, changes)
     if not fault and command[0].startswith("tools") and (ended.code == 0) != (folder / OUT / "y.pdparams").exists():
         fault = "half a conversion"
-    return spoiler.__name__, fault
+    return ended, fault and f"{spoiler.__name__}: {fault}"
 
 
-def checkpoint_case(number: int, folder: Path) -> str:
-    rng = generator("checkpoint", number)
+def checkpoint_case(number: int, folder: Path) -> Tuple[Ended, str]:
+    rng = choices(f"checkpoint {number}")
     if rng.random() < 0.3:
-        name, fault = weights_case(rng, folder)
-        return fault and f"checkpoint {number} of seed {SEED}: {name}: {fault}"
+        ended, fault = weights_case(rng, folder)
+        return ended, fault and f"checkpoint {number}: {fault}"
     directory = folder / "run/iter_2"
     path = directory / rng.choice(("model.pdparams", "model.pdopt", "train_state.json", "SHA256SUMS"))
     spoiler = spoil_json if path.suffix == ".json" and rng.random() < 0.7 else rng.choice(spoil.BYTES)
@@ -432,7 +426,7 @@ def checkpoint_case(number: int, folder: Path) -> str:
         differs = not set(before.splitlines()) <= set(path.read_bytes().splitlines())
     if not fault and not as_saved and differs:
         fault = fault_of_resume(ended, auto)
-    return fault and f"checkpoint {number} of seed {SEED}: {spoiler.__name__} of {path.name}: {fault}"
+    return ended, fault and f"checkpoint {number}: {spoiler.__name__} of {path.name}: {fault}"
 
 
 def fault_of_resume(ended: Ended, auto: bool) -> str:
@@ -447,12 +441,12 @@ def fault_of_resume(ended: Ended, auto: bool) -> str:
 
 # ---- the table
 
-def fault(name: str, attempt: Callable[[int, Path], str]) -> Fault:
+def fault(name: str, attempt: Callable[[int, Path], Tuple[Ended, str]]) -> Fault:
     return Fault(name, 20, 200, lambda count, folder: survive(count, folder, attempt))
 
 
 FAULTS = [fault("mutated images", image_case), fault("mutated labels", label_case),
-          fault("mutated list files", list_case), fault("mutated recipes", yaml_case),
+          fault("mutated list files", list_case), fault("mutated recipes", recipe_case),
           fault("mutated checkpoints", checkpoint_case)]
 
 

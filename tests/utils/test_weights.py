@@ -403,7 +403,8 @@ def test_stand_ins_are_the_same_after_a_hostile_file(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"\x80", b"garbage", b"\x00" * 600, b"PK\x03\x04" + b"\x00" * 99,
                                      b"\x1f\x8b" + b"\x00" * 50, pickle.dumps([1, 2]), pickle.dumps({"x": 1}),
-                                     pickle.dumps({"x": ["y"]}), pickle.dumps(ARRAYS)[:-30]])
+                                     pickle.dumps({"x": ["y"]}), pickle.dumps({1: np.ones(1)}),
+                                     pickle.dumps(ARRAYS)[:-30]])
 def test_files_that_are_no_weights(tmp_path, content):
     (tmp_path / "x.pdparams").write_bytes(content)
     expect_refusal(tmp_path / "x.pdparams")
