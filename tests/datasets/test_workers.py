@@ -300,7 +300,7 @@ def ends_within(pid, seconds):
 
 
 def test_a_signal_to_the_process_group_leaves_the_workers_alive(run_script):
-    script = run_script("signal.signal(signal.SIGTERM, lambda *_: print('flag', flush=True))",
+    script = run_script("signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'flag\\n'))",
                         "batches = eval_batches(Samples(9), 2); next(batches); print('ready', flush=True)",
                         "sys.stdin.readline(); print(read(batches))", stdin=subprocess.PIPE)
     assert script.stdout.readline() == "ready\n"
@@ -321,7 +321,7 @@ def test_a_signal_to_every_process_leaves_the_workers_alive(run_script):
 
 
 def test_a_signal_to_the_process_group_while_workers_start_leaves_them_alive(run_script):
-    script = run_script("signal.signal(signal.SIGTERM, lambda *_: print('flag', flush=True))", "setsid = os.setsid",
+    script = run_script("signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'flag\\n'))", "setsid = os.setsid",
                         "os.setsid = lambda: (print('starting', flush=True), time.sleep(1), setsid())",
                         "print(read(eval_batches(Samples(9), 1)))")
     assert script.stdout.readline() == "starting\n"
