@@ -145,7 +145,7 @@ def judge_stop(session: Session) -> List[str]:
     faults = []
     if not is_finished(session):
         faults += [] if code == RESUMABLE else [f"exit code {code}"]
-        if "--resume auto" not in session.printed.splitlines()[-1]:
+        if "--resume auto" not in "".join(session.printed.splitlines()[-1:]):
             faults.append(f"no word of how to go on: {session.printed.strip()[-300:]}")
     if "Traceback" in session.printed:
         faults.append(f"a traceback: {session.printed.strip()[-1000:]}")
