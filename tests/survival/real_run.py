@@ -271,8 +271,10 @@ def phase(session: Session) -> str:
         return "saving the best"
     if not session.has_begun:
         return "starting"
-    steps = r"\t(configuration:|effective batch|\[TRAIN\]|saved |\[EVAL\] The model)"
-    last = re.findall(steps, session.logged)[-1]
+    steps = re.findall(r"\t(configuration:|effective batch|\[TRAIN\]|saved |\[EVAL\] The model)", session.logged)
+    if not steps:  # it has opened its directory, no more, or found that the run is finished
+        return "starting"
+    last = steps[-1]
     resumes_evaluation = last == "configuration:" and not (session.save_dir / f"iter_{newest}" / "score.json").exists()
     return "evaluating" if last == "saved " or (whole and resumes_evaluation) else "training"
 

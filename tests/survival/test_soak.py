@@ -1,10 +1,12 @@
 """The soak itself: that it finds every fault, and that nothing which is lost goes unsaid."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import soak
 from outcome import SEED_VARIABLE, Fault, Outcome, choices
+from real_run import phase
 
 FAULTS = []
 
@@ -85,3 +87,12 @@ def test_choices_follow_from_the_seed_and_the_name(monkeypatch):
     assert draw(1, "a") == draw(1, "a")
     random.random()
     assert len({draw(1, "a"), draw(2, "a"), draw(1, "b")}) == 3
+
+
+@pytest.mark.parametrize("logged, kind", [
+    ("\tresumed output/iter_10 at iteration 10\n\tnothing to do: output/iter_10 has 10 of 10 iterations", "starting"),
+    ("\tconfiguration:\n\teffective batch 4\n\t[TRAIN] iter: 1/10", "training"),
+    ("\t[TRAIN] iter: 2/10\n\tsaved output/iter_2\n", "evaluating"),
+])
+def test_a_phase_is_found_in_whatever_was_logged(logged, kind, tmp_path):
+    assert phase(SimpleNamespace(save_dir=tmp_path, has_begun=True, logged=logged)) == kind
