@@ -4,7 +4,6 @@ Nothing here changes the run's directory, nor any state that the run depends on.
 """
 
 import os
-import re
 import tempfile
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -13,11 +12,11 @@ import paddle
 import paddle.nn as nn
 from tqdm import tqdm
 
-from paddleseg.core import checkpoint
+from paddleseg.core import checkpoint, run_dir
 from paddleseg.cvlibs.errors import DataError, RunError
 from paddleseg.datasets import workers
 from paddleseg.datasets.loader import batches_per_epoch, trial_batches
-from paddleseg.utils import atomic, distributed, logger
+from paddleseg.utils import distributed, logger
 
 SAMPLES = 4  # that are read of each data set
 PROGRESS_SEC = 2.0  # a check that takes longer shows its progress
@@ -149,8 +148,7 @@ def found_in(save_dir: str, start: Optional[int]) -> Tuple[List[int], int, int]:
     kept = [path for path in checkpoint.list_checkpoints(save_dir)
             if start is not None and checkpoint.iteration_of(path) <= start]
     best = os.path.join(save_dir, checkpoint.BEST)
-    pattern = rf"(iter_\d+|{checkpoint.BEST})({re.escape(atomic.TEMPORARY)}|{re.escape(atomic.OLD)})?"
-    all_bytes = sum(_tree_bytes(entry.path) for entry in os.scandir(save_dir) if re.fullmatch(pattern, entry.name))
+    all_bytes = sum(_tree_bytes(entry.path) for entry in os.scandir(save_dir) if run_dir.holds_weights(entry.name))
     kept_bytes, best_bytes = [_tree_bytes(path) for path in kept], _tree_bytes(best) if start is not None else 0
     return kept_bytes, best_bytes, all_bytes - sum(kept_bytes) - best_bytes
 

@@ -4,7 +4,7 @@ import fcntl
 import os
 import re
 import shutil
-from typing import Dict, Optional
+from typing import Callable, Dict, Optional
 
 from paddleseg.core import checkpoint
 from paddleseg.cvlibs.errors import RunError
@@ -14,6 +14,11 @@ _WHOLE = re.compile(rf"iter_\d+|{checkpoint.BEST}")
 _LEFTOVER = re.compile(rf"({_WHOLE.pattern})({re.escape(atomic.TEMPORARY)}|{re.escape(atomic.OLD)})")
 _locks: Dict[str, int] = {}  # directory -> its descriptor
 _RECORDS = re.compile(r"config\.yml|train\.log|log\.jsonl|vdlrecords.*")
+
+
+def holds_weights(name: str) -> bool:
+    """Whether a run's directory has checkpoints and best models, whole, old or half-written, under such a name."""
+    return bool(_WHOLE.fullmatch(name) or _LEFTOVER.fullmatch(name))
 
 
 def choose_checkpoint(save_dir: str, resume: Optional[str], resume_model: Optional[str]) -> Optional[str]:
@@ -104,11 +109,17 @@ def open_save_dir(save_dir: str, resumed: Optional[str]) -> None:
     """
     os.makedirs(save_dir, exist_ok=True)
     lock(save_dir)
-    for name in os.listdir(save_dir):
-        path = os.path.join(save_dir, name)
-        if _LEFTOVER.fullmatch(name) or (resumed is None and _WHOLE.fullmatch(name)):
-            atomic.remove_tree(path)
-        elif resumed is None and _RECORDS.fullmatch(name):
+    names = [os.path.join(save_dir, name) for name in os.listdir(save_dir)]
+    for path in filter(_is(_LEFTOVER), names):
+        atomic.remove_tree(path)
+    if resumed is None:
+        # All are renamed before one is deleted: of a deletion that is cut off nothing can be resumed.
+        old = list(filter(_is(_WHOLE), names))
+        for path in old:
+            os.rename(path, path + atomic.TEMPORARY)
+        for path in old:
+            atomic.remove_tree(path + atomic.TEMPORARY)
+        for path in filter(_is(_RECORDS), names):
             os.remove(path)
     for folder in (save_dir, *checkpoint.list_checkpoints(save_dir)):
         atomic.remove_leftovers(folder)
@@ -143,6 +154,10 @@ def _newer(save_dir: str, resumed: str) -> list:
     last = checkpoint.verify(resumed)["iter"]
     later = [path for path in checkpoint.list_checkpoints(save_dir) if checkpoint.iteration_of(path) > last]
     return [path for path in later if checkpoint.is_whole(path)]
+
+
+def _is(pattern: re.Pattern) -> Callable[[str], bool]:
+    return lambda path: pattern.fullmatch(os.path.basename(path)) is not None
 
 
 def _same(one: str, other: str) -> bool:
