@@ -12,7 +12,6 @@ import argparse
 import json
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -155,12 +154,12 @@ def led_by(transforms: Sequence, decisions: Dict) -> List:
         RunError: the two don't name the same transforms, each once.
     """
     from paddleseg.cvlibs.errors import RunError
-    from paddleseg.transforms.base import RandomTransform
+    from paddleseg.transforms.base import RandomTransform, Replay
 
     names = [type(transform).__name__ for transform in transforms if isinstance(transform, RandomTransform)]
     if sorted(names) != sorted(decisions):
         raise RunError(f"the recipe decides {sorted(names)}, the reference decided {sorted(decisions)}")
-    return [partial(transform.apply, decision=decisions[type(transform).__name__])
+    return [Replay(transform, decisions[type(transform).__name__])
             if isinstance(transform, RandomTransform) else transform for transform in transforms]
 
 

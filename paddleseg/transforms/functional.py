@@ -4,28 +4,18 @@ An image is (H, W, 3), a label (H, W). Sizes are (height, width).
 """
 
 import math
-from typing import Sequence, Tuple
+from typing import Sequence, Tuple, Union
 
 import cv2
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageStat
 
-INTERPOLATIONS = {
-    "NEAREST": cv2.INTER_NEAREST,
-    "LINEAR": cv2.INTER_LINEAR,
-    "CUBIC": cv2.INTER_CUBIC,
-    "AREA": cv2.INTER_AREA,
-    "LANCZOS4": cv2.INTER_LANCZOS4,
-}
+from paddleseg.transforms.deferred import FLIP_CODES, INTERPOLATIONS, Deferred
+from paddleseg.transforms.hue import shift_hue
 
-FLIP_CODES = {"horizontal": 1, "vertical": 0, "diagonal": -1}
+Array = Union[np.ndarray, Deferred]
 
-_ENHANCERS = {
-    "brightness": ImageEnhance.Brightness,
-    "contrast": ImageEnhance.Contrast,
-    "saturation": ImageEnhance.Color,
-    "sharpness": ImageEnhance.Sharpness,
-}
+_GREY_LEVELS = np.arange(256, dtype=np.uint8)
 
 
 def as_uint8(image: np.ndarray) -> np.ndarray:
@@ -35,11 +25,15 @@ def as_uint8(image: np.ndarray) -> np.ndarray:
     """
     if image.dtype == np.uint8:
         return image
-    return np.clip(image, 0, 255).astype(np.uint8)
+    if not (image.min() >= 0 and image.max() < 256):  # to look costs less than to clip
+        image = np.clip(image, 0, 255)
+    return image.astype(np.uint8)
 
 
-def resize(array: np.ndarray, size: Tuple[int, int], interp: str = "LINEAR") -> np.ndarray:
+def resize(array: Array, size: Tuple[int, int], interp: str = "LINEAR") -> Array:
     """Resize to (height, width); the dtype stays."""
+    if isinstance(array, Deferred):
+        return array.resize(size, interp)
     height, width = size
     return cv2.resize(array, (width, height), interpolation=INTERPOLATIONS[interp])
 
@@ -59,13 +53,15 @@ def round_up(size: Tuple[int, int], divisor: int) -> Tuple[int, int]:
     return math.ceil(size[0] / divisor) * divisor, math.ceil(size[1] / divisor) * divisor
 
 
-def flip(array: np.ndarray, direction: str) -> np.ndarray:
+def flip(array: Array, direction: str) -> Array:
     """Mirror along 'horizontal' (left-right), 'vertical' (up-down) or 'diagonal' (both)."""
+    if isinstance(array, Deferred):
+        return array.flip(direction)
     return cv2.flip(array, FLIP_CODES[direction])
 
 
-def crop(array: np.ndarray, corner: Tuple[int, int], size: Tuple[int, int]) -> np.ndarray:
-    """The window of at most `size` whose upper left pixel is corner = (top, left); a view."""
+def crop(array: Array, corner: Tuple[int, int], size: Tuple[int, int]) -> np.ndarray:
+    """The window of at most `size` whose upper left pixel is corner = (top, left); of an array, a view."""
     top, left = corner
     return array[top:top + size[0], left:left + size[1]]
 
@@ -86,34 +82,53 @@ def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) ->
     """(image / 255 - mean) / std in float32, for an image in 0..255.
 
     Computed as (image - 255 mean) / (255 std): the division by 255 then costs no pass over the image, and the
-    result is bit for bit that of mmsegmentation's preprocessor, whose mean and std are stated on 0..255.
+    result is bit for bit that of mmsegmentation's preprocessor, whose mean and std are stated on 0..255. It is
+    (H, W, 3) like the image, but lies in memory as (3, H, W), which a model takes; of uint8, it is looked up.
     """
-    normalized = image.astype(np.float32)
-    normalized -= (np.asarray(mean, np.float64) * 255).astype(np.float32)
-    normalized /= (np.asarray(std, np.float64) * 255).astype(np.float32)
-    return normalized
+    means, stds = (np.broadcast_to((np.asarray(values, np.float64) * 255).astype(np.float32), 3)
+                   for values in (mean, std))
+    planes = np.empty((3, *image.shape[:2]), np.float32)
+    if image.dtype == np.uint8:
+        levels = _GREY_LEVELS.astype(np.float32)
+        for channel, plane, offset, divisor in zip(cv2.split(image), planes, means, stds):
+            cv2.LUT(channel, (levels - offset) / divisor, dst=plane)
+    else:
+        for index, plane in enumerate(planes):
+            np.subtract(image[..., index], means[index], out=plane)
+            plane /= stds[index]
+    return planes.transpose(1, 2, 0)
 
 
 def enhance(image: np.ndarray, operations: Sequence[Tuple[str, float]]) -> np.ndarray:
-    """Run Pillow's enhancers on a uint8 RGB image, one after the other.
+    """Run Pillow's enhancers on a uint8 RGB image, one after the other; bit for bit what they compute.
 
     `operations` are (name, amount): the amount of 'brightness', 'contrast', 'saturation' and 'sharpness' is
     Pillow's factor (1 changes nothing), that of 'hue' a shift in 1/256 of the colour circle.
     """
-    picture = Image.fromarray(image)
     for name, amount in operations:
-        if name == "hue":
-            picture = _shift_hue(picture, amount)
+        if name == "brightness":
+            image = _blend_with_grey(image, 0, amount)
+        elif name == "contrast":
+            image = _blend_with_grey(image, int(ImageStat.Stat(_grey(image)).mean[0] + 0.5), amount)
+        elif name == "saturation":
+            grey = _grey(image)  # plane by plane: Pillow's RGB has a fourth byte that is blended, too
+            image = cv2.merge([np.asarray(Image.blend(grey, Image.fromarray(plane), amount))
+                               for plane in cv2.split(image)])
+        elif name == "hue":
+            image = shift_hue(image, amount)
         else:
-            picture = _ENHANCERS[name](picture).enhance(amount)
-    return np.array(picture)
+            image = np.array(ImageEnhance.Sharpness(Image.fromarray(image)).enhance(amount))
+    return image
 
 
-def _shift_hue(picture: Image.Image, shift: float) -> Image.Image:
-    # Through int64 because casting a negative float to uint8 is undefined; this is what it does on x86.
-    table = (np.arange(256) + float(shift)).astype(np.int64) % 256
-    hue, saturation, value = picture.convert("HSV").split()
-    return Image.merge("HSV", (hue.point(table.tolist()), saturation, value)).convert("RGB")
+def _grey(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image).convert("L")
+
+
+def _blend_with_grey(image: np.ndarray, grey: int, factor: float) -> np.ndarray:
+    """Pillow's blend of an image with one of equal pixels: the same table for every channel."""
+    levels = Image.fromarray(_GREY_LEVELS[np.newaxis])
+    return cv2.LUT(image, np.array(Image.blend(Image.new("L", levels.size, grey), levels, factor))[0])
 
 
 def linear_uint8(array: np.ndarray, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
@@ -125,13 +140,13 @@ def linear_uint8(array: np.ndarray, scale: float = 1.0, shift: float = 0.0) -> n
 def scale_saturation_hsv(image: np.ndarray, scale: float) -> np.ndarray:
     """Multiply the saturation of a uint8 RGB image in OpenCV's 8-bit HSV."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    hsv[..., 1] = linear_uint8(np.ascontiguousarray(hsv[..., 1]), scale=scale)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    tables = np.stack((_GREY_LEVELS, linear_uint8(_GREY_LEVELS, scale=scale).ravel(), _GREY_LEVELS), axis=-1)
+    return cv2.cvtColor(cv2.LUT(hsv, tables[np.newaxis]), cv2.COLOR_HSV2RGB)
 
 
 def shift_hue_hsv(image: np.ndarray, shift: int) -> np.ndarray:
     """Turn the hue of a uint8 RGB image by 2 * shift degrees in OpenCV's 8-bit HSV, whose hue is 0..179."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    table = ((np.arange(256) + int(shift)) % 180).astype(np.uint8)
-    hsv[..., 0] = cv2.LUT(np.ascontiguousarray(hsv[..., 0]), table)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    turned = ((np.arange(256) + int(shift)) % 180).astype(np.uint8)
+    tables = np.stack((turned, _GREY_LEVELS, _GREY_LEVELS), axis=-1)
+    return cv2.cvtColor(cv2.LUT(hsv, tables[np.newaxis]), cv2.COLOR_HSV2RGB)
