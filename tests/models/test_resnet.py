@@ -33,7 +33,8 @@ def test_every_name_is_registered_with_explicit_arguments(name):
     assert constructor.__name__ == name and name[6:].split("_")[0] in constructor.__doc__
     defaults = {key: value.default for key, value in inspect.signature(constructor).parameters.items()}
     assert defaults == {"output_stride": 8, "multi_grid": (1, 1, 1), "contract_dilation": False,
-                        "base_channels": 64, "in_channels": 3, "pretrained": None}
+                        "base_channels": 64, "in_channels": 3, "pretrained": None, "frozen_stages": 0,
+                        "recompute_stages": ()}
     assert set(typing.get_type_hints(constructor)) == {*defaults, "return"}
 
 
@@ -150,6 +151,9 @@ def test_other_input_channels():
     (backbones.ResNet101_vd, dict(multi_grid=(1, 2)), "give 3 factors"),
     (backbones.ResNet101_vd, dict(multi_grid=(0, 1, 1)), "factors start at 1"),
     (backbones.ResNet50_vd, dict(base_channels=7), "base_channels is 7; choose an even number"),
+    (backbones.ResNet18_vd, dict(frozen_stages=5), "frozen_stages is 5; choose 0 to 4"),
+    (backbones.ResNet18_vd, dict(recompute_stages=[0]), r"recompute_stages is \[0\]; choose stages from 1 to 4"),
+    (backbones.ResNet18_vd, dict(recompute_stages=[2], frozen_stages=2), "from 3 to 4, as others are frozen"),
 ])
 def test_values_that_cannot_be_are_named(constructor, kwargs, message):
     with pytest.raises(ConfigError, match=message):

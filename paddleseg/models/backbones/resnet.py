@@ -13,6 +13,7 @@ Parameter names are PaddleSeg's in every variant: the stem is `conv1_1` (variant
 Parameters start as the framework sets them, as in PaddleSeg (see layers/conv_bn.py).
 """
 
+import itertools
 from typing import List, NamedTuple, Optional, Sequence
 
 import paddle
@@ -107,7 +108,7 @@ class Block(nn.Layer):
         branch = self.conv1(self.conv0(x))
         if self.conv2 is not None:
             branch = self.conv2(branch)
-        return F.relu(branch + (x if self.short is None else self.short(x)))
+        return layers.add_relu(branch, x if self.short is None else self.short(x))
 
 
 class ResNet(nn.Layer):
@@ -124,6 +125,11 @@ class ResNet(nn.Layer):
         base_channels: width of stage 1; the stem's scales with it.
         in_channels: C.
         pretrained: weights for everything, a path or a URL; None leaves the random start.
+        frozen_stages: 0 trains everything; n from 1 to 4 freezes the stem and the first n stages: their parameters
+            stay, and their batch norms normalise by the running statistics. As in mmsegmentation, but for its -1,
+            which is 0 here, and its 0, the stem alone.
+        recompute_stages: the stages, from 1 to 4, whose blocks keep only their inputs for the backward pass, and
+            compute the rest again there: less memory, at the cost of a second forward pass. Nothing else changes.
 
     Attributes:
         feat_channels: channels of the four maps.
@@ -133,16 +139,19 @@ class ResNet(nn.Layer):
         up to output_stride.
 
     Raises:
-        ConfigError: output_stride, base_channels or multi_grid doesn't fit.
+        ConfigError: output_stride, base_channels, multi_grid, frozen_stages or recompute_stages doesn't fit.
     """
 
     def __init__(self, depth: int, variant: str, output_stride: int = 8,
                  multi_grid: Sequence[int] = (1, 1, 1), contract_dilation: bool = False,
-                 base_channels: int = 64, in_channels: int = 3, pretrained: Optional[str] = None):
+                 base_channels: int = 64, in_channels: int = 3, pretrained: Optional[str] = None,
+                 frozen_stages: int = 0, recompute_stages: Sequence[int] = ()):
         super().__init__()
         blocks, is_bottleneck = DEPTHS[depth]
         row = VARIANTS[variant]
-        _check(f"ResNet{depth}_{variant}", blocks[3], output_stride, multi_grid, base_channels)
+        name = f"ResNet{depth}_{variant}"
+        _check(name, blocks[3], output_stride, multi_grid, base_channels)
+        _check_stages(name, frozen_stages, recompute_stages)
         channels = self._add_stem(row, in_channels, base_channels)
         self._stages = []
         self.feat_channels = []
@@ -156,6 +165,9 @@ class ResNet(nn.Layer):
         if pretrained is not None:
             from paddleseg.utils.weights import load_pretrained
             load_pretrained(self, pretrained)
+        self._recomputed = {name for stage in recompute_stages for name in self._stages[stage - 1]}
+        if frozen_stages:
+            self._freeze([*self._stem, *itertools.chain(*self._stages[:frozen_stages])])
 
     def _add_stem(self, row: Variant, in_channels: int, base_channels: int) -> int:
         """Add conv1_1 and following; returns the channels of the last."""
@@ -185,16 +197,58 @@ class ResNet(nn.Layer):
         self._stages.append(names)
         return out_channels
 
+    def _freeze(self, names: Sequence[str]) -> None:
+        frozen = [layer for name in names for layer in getattr(self, name).sublayers()]
+        for layer in frozen:
+            for parameter in layer.parameters(include_sublayers=False):
+                parameter.stop_gradient = True
+
+        def stay_in_evaluation(*args) -> None:
+            for layer in frozen:
+                layer.training = False
+
+        # train() of a layer around this one only sets the attribute of all layers within.
+        self.register_forward_pre_hook(stay_in_evaluation)
+
     def forward(self, x: paddle.Tensor) -> List[paddle.Tensor]:
         for name in self._stem:
             x = getattr(self, name)(x)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
+        recomputed = self._recomputed if self.training and paddle.is_grad_enabled() else ()
         feats = []
         for stage in self._stages:
             for name in stage:
-                x = getattr(self, name)(x)
+                block = getattr(self, name)
+                x = recompute_block(block, x) if name in recomputed else block(x)
             feats.append(x)
         return feats
+
+
+def recompute_block(block: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
+    """block(x), of which only x is kept for the backward pass; that computes the block again, mixed precision included.
+
+    The block may have batch norms, whose running statistics move once, but no dropout.
+    """
+    from paddle.distributed.fleet.utils import recompute
+
+    passes = []
+
+    def run(x: paddle.Tensor) -> paddle.Tensor:
+        passes.append(None)
+        if len(passes) == 1:
+            return block(x)
+        kept = [(tensor, tensor.clone()) for key, tensor in block.state_dict().items()
+                if key.endswith(("._mean", "._variance"))]
+        out = block(x)
+        with paddle.no_grad():
+            for tensor, value in kept:
+                tensor.set_value(value)
+        return out
+
+    if x.stop_gradient:  # what comes before is frozen; without a gradient here there would be none in the block
+        x = x.detach()
+        x.stop_gradient = False
+    return recompute(run, x, preserve_rng_state=False)
 
 
 def block_dilations(num_blocks: int, dilation: int, contract: bool) -> List[int]:
@@ -223,12 +277,22 @@ def _check(name: str, last_blocks: int, output_stride: int, multi_grid: Sequence
                           "one for each block of stage 4")
 
 
+def _check_stages(name: str, frozen_stages: int, recompute_stages: Sequence[int]) -> None:
+    if not 0 <= frozen_stages <= 4:
+        raise ConfigError(f"{name}: frozen_stages is {frozen_stages}; choose 0 to 4")
+    for stage in recompute_stages:
+        if not frozen_stages < stage <= 4:
+            raise ConfigError(f"{name}: recompute_stages is {list(recompute_stages)}; choose stages from "
+                              f"{frozen_stages + 1} to 4" + (", as others are frozen" if frozen_stages else ""))
+
+
 def _make_constructor(depth: int, variant: str):
     def construct(output_stride: int = 8, multi_grid: Sequence[int] = (1, 1, 1),
                   contract_dilation: bool = False, base_channels: int = 64, in_channels: int = 3,
-                  pretrained: Optional[str] = None) -> ResNet:
+                  pretrained: Optional[str] = None, frozen_stages: int = 0,
+                  recompute_stages: Sequence[int] = ()) -> ResNet:
         return ResNet(depth, variant, output_stride, multi_grid, contract_dilation, base_channels,
-                      in_channels, pretrained)
+                      in_channels, pretrained, frozen_stages, recompute_stages)
 
     construct.__name__ = construct.__qualname__ = f"ResNet{depth}_{variant}"
     construct.__doc__ = f"`ResNet` of depth {depth}, variant {variant}; the arguments are explained there."
