@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
     model = builder.build_trained_model(config, args.model_path)
     save_dir = args.save_dir or "output/result"
     predict(model, images, root, builder.build_val_transforms(config), palette, save_dir,
-            builder.build_infer_options(config))
+            builder.build_infer_options(config), num_writers=max(1, options.num_workers))
     logger.info(f"{len(images)} predictions are in {save_dir}")
     return 0
 

@@ -3,6 +3,7 @@
     python val.py --config configs/encnet/encnet_cityscapes.yml --model_path output/best_model/model.pdparams
     … --aug_eval --scales 0.75 1.0 1.25 --flip_horizontal
     … --is_slide --crop_size 1024 512 --stride 768 384
+    … --batch_size 4    (images together, on a GPU that isn't busy with one)
 """
 
 import argparse
@@ -17,6 +18,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--model_path", required=True, metavar="FILE",
                         help="the weights, a model.pdparams, or a file in mmsegmentation's or PyTorch-Encoding's names")
     add_inference_flags(parser, "--aug_eval")
+    parser.add_argument("--batch_size", dest="eval_batch_size", type=int, metavar="N",
+                        help="images of one size that go through the model together (default: 1; the scores are the "
+                             "same, and only a GPU may be faster with more)")
     parser.add_argument("--data_format", choices=["NCHW"], help="NCHW is the one layout so far")
     add_refused_flag(parser, "--auc_roc", "it would hold every probability of the data set in memory; "
                                           "read IoU, precision and recall of each class in the table")

@@ -93,8 +93,9 @@ class PaddleSide:
         self.model.train()
         found = backward(self.model, self.criteria, {"img": paddle.to_tensor(images),
                                                      "label": paddle.to_tensor(label)}, MixedPrecision())
-        terms = {name: coef * found[f"loss_{name}"] for name, (_, coef) in zip(self.model.loss_names, self.criteria)}
-        return {**terms, "total": found["loss"]}
+        terms = {name: coef * found[f"loss_{name}"].item()
+                 for name, (_, coef) in zip(self.model.loss_names, self.criteria)}
+        return {**terms, "total": found["loss"].item()}
 
     def gradients(self) -> Dict[str, np.ndarray]:
         """Of every parameter, after `backward`."""

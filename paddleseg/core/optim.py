@@ -1,12 +1,24 @@
 """Optimizers, and learning rates as pure functions of the iteration."""
 
-from typing import Optional
+from typing import List, Optional
 
 import paddle
 import paddle.nn as nn
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
+
+
+def trainable_parameters(model: nn.Layer) -> List[paddle.Tensor]:
+    """Those that aren't frozen: the others have neither state nor weight decay.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+    if not parameters:
+        raise ConfigError(f"{type(model).__name__}: every parameter is frozen, so there is nothing to train")
+    return parameters
 
 
 @manager.OPTIMIZERS.add_component(aliases=("sgd",))
@@ -22,7 +34,7 @@ def SGD(model: nn.Layer, momentum: float = 0.0, weight_decay: float = 0.0,
         raise ConfigError(f"optimizer: momentum {momentum} must be from 0 to below 1, weight_decay {weight_decay} "
                           f"at least 0")
     return paddle.optimizer.Momentum(
-        learning_rate=0.0, momentum=momentum, parameters=model.parameters(), use_nesterov=use_nesterov,
+        learning_rate=0.0, momentum=momentum, parameters=trainable_parameters(model), use_nesterov=use_nesterov,
         weight_decay=paddle.regularizer.L2Decay(float(weight_decay)) if weight_decay else None)
 
 
@@ -41,7 +53,7 @@ def AdamW(model: nn.Layer, beta1: float = 0.9, beta2: float = 0.999, epsilon: fl
     Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
     """
     return paddle.optimizer.AdamW(learning_rate=0.0, beta1=beta1, beta2=beta2, epsilon=epsilon,
-                                  parameters=model.parameters(), weight_decay=weight_decay)
+                                  parameters=trainable_parameters(model), weight_decay=weight_decay)
 
 
 class _Schedule:

@@ -114,7 +114,7 @@ class MixedPrecision:
         """
         self._scaler.step(optimizer)
         updated = not optimizer._get_auxiliary_var("found_inf")
-        optimizer.clear_grad()
+        optimizer.clear_grad(set_to_zero=False)  # gone until the next backward pass, where memory is needed most
         if self._scaler.is_enable():
             self._adapt(updated)
         return updated

@@ -1,9 +1,11 @@
 """Paint the classes that a model sees in images."""
 
+import contextlib
 import os
 import sys
-from collections import Counter
-from typing import List, Optional, Sequence, Tuple
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -13,13 +15,15 @@ from tqdm import tqdm
 
 from paddleseg.core.infer import InferOptions, predict_classes
 from paddleseg.core.val import evaluation_mode
-from paddleseg.cvlibs.errors import DataError
+from paddleseg.cvlibs.errors import DataError, RunError
 from paddleseg.transforms import Compose
-from paddleseg.transforms.image_io import read_image, write_png
+from paddleseg.transforms.image_io import write_png
 from paddleseg.utils import distributed
+from paddleseg.utils.atomic import atomic_path
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 OUTPUTS = ("added_prediction", "pseudo_color_prediction", "label")
+_READ_AHEAD = 2  # images
 
 
 def list_images(path: str) -> Tuple[List[str], str]:
@@ -78,26 +82,72 @@ def result_names(images: Sequence[str], root: str) -> List[str]:
 
 
 def predict(model: nn.Layer, images: Sequence[str], root: str, transforms: Compose, palette: np.ndarray,
-            save_dir: str, options: Optional[InferOptions] = None) -> None:
+            save_dir: str, options: Optional[InferOptions] = None, num_writers: int = 1) -> None:
     """Write overlay, colour map and class indices of each image below `save_dir`; processes share the images.
+
+    One thread reads ahead and others write behind, while this one computes; PNG files take longer than anything else
+    where a GPU computes.
 
     Args:
         palette: uint8 (classes, 3), RGB.
+        num_writers: threads that write.
+
+    Raises:
+        SegError: an image can't be read, or a result can't be written, which names the file; the results of all images
+            before it are written.
     """
     options = options or InferOptions()
-    jobs = list(zip(images, result_names(images, root)))[distributed.rank()::distributed.world_size()]
-    with evaluation_mode(model):
-        for path, name in tqdm(jobs, desc="predicting", unit="image", file=sys.stderr):
-            sample = transforms({"img": path, "path": path, "gt_fields": [], "trans_info": []})
+    path_of = dict(zip(result_names(images, root), images))  # a list may name an image twice
+    jobs, writing = list(path_of.items())[distributed.rank()::distributed.world_size()], deque()
+    with evaluation_mode(model), ThreadPoolExecutor(num_writers) as writers, \
+            contextlib.closing(_read_ahead([path for _, path in jobs], transforms)) as samples:
+        for (name, _), (picture, sample) in zip(tqdm(jobs, desc="predicting", unit="image", file=sys.stderr), samples):
             tensor = paddle.to_tensor(sample["img"][np.newaxis])
             pred = predict_classes(model, tensor, sample["trans_info"], options).numpy().astype(np.uint8)
-            save_result(path, name, pred, palette, save_dir)
+            writing.append(writers.submit(save_result, picture, name, pred, palette, save_dir))
+            if len(writing) > num_writers:
+                writing.popleft().result()
+        while writing:
+            writing.popleft().result()
 
 
-def save_result(image: str, name: str, pred: np.ndarray, palette: np.ndarray, save_dir: str) -> None:
-    """Write the three pictures of one prediction."""
-    overlay = cv2.addWeighted(read_image(image), 0.6, palette[pred], 0.4, 0)
+def _read_ahead(images: Sequence[str], transforms: Compose) -> Iterator[Tuple[np.ndarray, dict]]:
+    """Each image as uint8 (H, W, 3) RGB and as the transforms make it, read by a thread while others are used."""
+
+    def read(path: str) -> Tuple[np.ndarray, dict]:
+        data = transforms.read({"img": path, "path": path, "gt_fields": [], "trans_info": []})
+        picture = data["img"].copy()  # a transform of one's own may write to it
+        return picture if transforms.to_rgb else picture[:, :, ::-1], transforms(data)
+
+    reader, reading = ThreadPoolExecutor(1), deque()
+    try:
+        for path in images:
+            reading.append(reader.submit(read, path))
+            if len(reading) > _READ_AHEAD:
+                yield reading.popleft().result()
+        while reading:
+            yield reading.popleft().result()
+    finally:
+        reader.shutdown(cancel_futures=True)
+
+
+def save_result(image: np.ndarray, name: str, pred: np.ndarray, palette: np.ndarray, save_dir: str) -> None:
+    """Write the three pictures of one prediction, each whole or not at all.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+
+    Raises:
+        RunError: one can't be written.
+    """
+    overlay = cv2.addWeighted(image, 0.6, palette[pred], 0.4, 0)
     for output, picture, colors in zip(OUTPUTS, (overlay, pred, pred), (None, palette, None)):
         target = os.path.join(save_dir, output, name)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        write_png(target, picture, palette=colors)
+        try:
+            with atomic_path(target) as temporary:
+                write_png(temporary, picture, palette=colors)
+        except (OSError, RunError) as error:
+            cause = error.__cause__ or error
+            reason = getattr(cause, "strerror", None) or cause
+            raise RunError(f"{target} can't be written: {reason}; make room there, or name another "
+                           f"--save_dir") from error

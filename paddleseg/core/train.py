@@ -1,4 +1,8 @@
-"""The training loop."""
+"""The training loop.
+
+Lines in the log, checkpoints and evaluations wait for a GPU, nothing else does but a step in fp16. So losses are looked
+at then, and before anything is saved.
+"""
 
 import math
 import os
@@ -7,7 +11,7 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -16,12 +20,15 @@ from tqdm import tqdm
 
 from paddleseg.core import checkpoint, effective_batch
 from paddleseg.core.infer import InferOptions
+from paddleseg.core.outputs import loss_names, training_outputs
 from paddleseg.core.precision import MixedPrecision, check_precision
 from paddleseg.core.resume import Resumed, records_to_keep, train_state
 from paddleseg.core.val import evaluate, log_scores
 from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.datasets.loader import train_batches
 from paddleseg.utils import device, distributed, logger, signals
+
+_ASK_ITERS = 10  # within so many iterations several GPUs stop together
 
 
 @dataclass
@@ -82,10 +89,20 @@ class TrainOptions:
             self.threads = device.default_threads()
 
 
+class _Batch(NamedTuple):
+    """A batch whose losses weren't looked at yet; they are on the device."""
+
+    iteration: int
+    lr: float
+    paths: Sequence[str]
+    losses: Dict[str, paddle.Tensor]
+
+
 @dataclass
 class _Meter:
     """Sums between two lines of the log."""
 
+    unseen: List[_Batch] = field(default_factory=list)
     losses: Dict[str, float] = field(default_factory=dict)
     reader_sec: float = 0.0
     batches: int = 0
@@ -98,10 +115,23 @@ class _Meter:
         self.reader_sec += time.perf_counter() - before
         return epoch + 1, batch
 
-    def add(self, losses: Dict[str, float]) -> None:
-        for name, value in losses.items():
-            self.losses[name] = self.losses.get(name, 0.0) + value
-        self.batches += 1
+    def look(self) -> None:
+        """Wait for the device, and add up the losses since the last look.
+
+        Raises:
+            RunError: one isn't finite.
+        """
+        if not self.unseen:
+            return
+        every = [loss.astype("float64").reshape([1]) for batch in self.unseen for loss in batch.losses.values()]
+        values = iter(paddle.concat(every).tolist())  # one transfer
+        for batch in self.unseen:
+            losses = dict(zip(batch.losses, values))
+            stop_if_not_finite(losses, batch.iteration, batch.lr, batch.paths)
+            for name, value in losses.items():
+                self.losses[name] = self.losses.get(name, 0.0) + value
+            self.batches += 1
+        self.unseen.clear()
 
     def mean_losses(self) -> Dict[str, float]:
         return {name: value / self.batches for name, value in self.losses.items()}
@@ -124,7 +154,7 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
     Returns: the best mIoU of the run, or None where nothing was evaluated.
 
     Raises:
-        RunError: a loss is not finite, or a checkpoint can't be written.
+        RunError: a loss or a weight is not finite, or a checkpoint can't be written.
         Interrupted: SIGTERM or Ctrl-C came, and the run is saved.
     """
     rank, start = distributed.rank(), resumed.iteration if resumed else 0
@@ -156,16 +186,16 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
                 for _ in range(options.accum_iters):
                     epoch, batch = meter.wait_for(batches)
                     losses = backward(runner, criteria, batch, precision, options.accum_iters)
-                    stop_if_not_finite(losses, iteration, lr, batch["path"])
-                    meter.add(losses)
+                    meter.unseen.append(_Batch(iteration, lr, batch["path"], losses))
                 if not precision.step(optimizer):
+                    meter.look()
                     logger.info(f"[TRAIN] iter: {iteration}/{options.iters}, step skipped: gradients overflow fp16; "
                                 f"loss scale: {precision.loss_scale:g}")
                 bar.update()
                 if iteration % options.log_iters == 0 or iteration == options.iters:
                     _log_progress(meter, iteration, epoch, lr, options, recorder)
                     meter = _Meter()
-                meter.start += keeper.after(iteration)
+                meter.start += keeper.after(iteration, meter.look)
     return keeper.best_miou()
 
 
@@ -185,26 +215,42 @@ class _Keeper:
     recorder: logger.RunRecorder
     stop: signals.StopSignals
 
-    def after(self, iteration: int) -> float:
+    def after(self, iteration: int, look: Callable[[], None]) -> float:
         """What is due after an iteration; returns the seconds that it took.
+
+        Args:
+            look: checks the losses up to here.
 
         Raises:
             Interrupted: a signal came, to this process or another one; the iteration is saved.
         """
-        start = time.perf_counter()
-        stopping = distributed.any_rank(self.stop.requested is not None)
         due = iteration % self.options.save_interval == 0 or iteration == self.options.iters
-        if due or stopping:
-            directory = self.save(iteration, due)
-            if stopping:
-                self.stop.requested = self.stop.requested or "a signal to another process"
-                raise self.stop.interrupted(f"iteration {iteration} of {self.options.iters} is saved in {directory}")
-            self.evaluate(iteration, directory)
+        stopping = self.is_told_to_stop(iteration, due)
+        if not due and not stopping:
+            return 0.0
+        look()
+        start = time.perf_counter()
+        directory = self.save(iteration, due)
+        if stopping:
+            self.stop.requested = self.stop.requested or "a signal to another process"
+            raise self.stop.interrupted(f"iteration {iteration} of {self.options.iters} is saved in {directory}")
+        self.evaluate(iteration, directory)
         return time.perf_counter() - start
+
+    def is_told_to_stop(self, iteration: int, due: bool) -> bool:
+        """Whether a signal came, to this process or another one; every process gets the same answer.
+
+        GPUs would have to finish all that they were given before they answered, so they aren't asked each time.
+        """
+        is_free = distributed.world_size() == 1 or not paddle.get_device().startswith("gpu")
+        if not is_free and not due and iteration % min(self.options.log_iters, _ASK_ITERS):
+            return False
+        return distributed.any_rank(self.stop.requested is not None)
 
     def save(self, iteration: int, due: bool) -> str:
         """Rank 0 writes the checkpoint and prunes old ones; returns its directory."""
         if distributed.rank() == 0:
+            stop_if_spoilt(self.model, iteration)
             state = train_state(iteration, due, self.options, self.samples, self.save_dir, self.config)
             state["loss_scaling"] = self.precision.state()
             checkpoint.save_checkpoint(self.save_dir, iteration, self.model, self.optimizer, state)
@@ -250,24 +296,20 @@ def _progress_bar(iters: int, start: int) -> tqdm:
                 disable=None if distributed.rank() == 0 else True)
 
 
-def backward(model, criteria, batch: Dict, precision: MixedPrecision, accum_iters: int = 1) -> Dict[str, float]:
-    """Forward, weighted losses, backward; returns the value of each loss and of their weighted sum."""
+def backward(model, criteria, batch: Dict, precision: MixedPrecision, accum_iters: int = 1) -> Dict[str, paddle.Tensor]:
+    """Forward, weighted losses, backward; returns each loss and their weighted sum, still on the device.
+
+    A loss with an attribute `target_key` is given this entry of the batch in the label's place, if there is one.
+    """
     with precision.autocast():
-        logits = model(batch["img"])
+        logits, resizing = training_outputs(model, [criterion for criterion, _ in criteria], batch["img"])
     names = loss_names(model, len(logits))
-    if len(logits) != len(criteria):
-        raise ConfigError(f"loss.coef has {len(criteria)} values, but the model has {len(logits)} outputs "
-                          f"({', '.join(names)}); give one for each")
-    losses = [criterion(logit, batch["label"]) for (criterion, _), logit in zip(criteria, logits)]
+    targets = [batch.get(getattr(criterion, "target_key", "label"), batch["label"]) for criterion, _ in criteria]
+    losses = [criterion(logit, target, **arguments)
+              for (criterion, _), logit, target, arguments in zip(criteria, logits, targets, resizing)]
     total = sum(loss * coef for loss, (_, coef) in zip(losses, criteria))
     precision.backward(total / accum_iters if accum_iters > 1 else total)
-    return {"loss": total.item(), **{name: loss.item() for name, loss in zip(names, losses)}}
-
-
-def loss_names(model, count: int) -> List[str]:
-    """loss_seg, loss_aux, …, as the model names its outputs; loss_0, loss_1, … where it doesn't."""
-    names = getattr(getattr(model, "_layers", model), "loss_names", range(count))
-    return [f"loss_{name}" for name in names]
+    return {name: loss.detach() for name, loss in zip(["loss", *names], [total, *losses])}
 
 
 def seed_iteration(seed: int, iteration: int, rank: int) -> None:
@@ -294,6 +336,16 @@ def stop_if_not_finite(losses: Dict[str, float], iteration: int, lr: float, path
                    f"check these files with tools/check_data.py, or lower the learning rate")
 
 
+def stop_if_spoilt(model: nn.Layer, iteration: int) -> None:
+    """Raises RunError if a weight or a running statistic is NaN or infinite; a loss tells an iteration too late."""
+    values = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    finite = paddle.stack([paddle.isfinite(value).all() for value in values.values()]).tolist()
+    spoilt = [name for name, is_finite in zip(values, finite) if not is_finite]
+    if spoilt:
+        raise RunError(f"iteration {iteration}: {len(spoilt)} of {len(values)} parameters are not finite, such as "
+                       f"{spoilt[0]}, and are not saved; lower the learning rate, and go on with --resume auto")
+
+
 def _say_effective_batch(options: TrainOptions, schedule) -> None:
     line, advice = effective_batch.describe(distributed.world_size(), options.batch_size, options.accum_iters,
                                             options.effective_batch, options.iters, schedule.learning_rate)
@@ -311,6 +363,7 @@ def _batches(dataset, options: TrainOptions, start: int):
 
 def _log_progress(meter: _Meter, iteration: int, epoch: int, lr: float, options: TrainOptions, recorder) -> None:
     """PaddleSeg's [TRAIN] line with each loss behind it, and the same as a record."""
+    meter.look()
     losses = meter.mean_losses()
     batch_cost = (time.perf_counter() - meter.start) / meter.batches
     reader_cost = meter.reader_sec / meter.batches

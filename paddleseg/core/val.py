@@ -10,7 +10,7 @@ import paddle.nn as nn
 from prettytable import PrettyTable
 from tqdm import tqdm
 
-from paddleseg.core.infer import InferOptions, predict_classes
+from paddleseg.core.infer import InferOptions, predict_batch
 from paddleseg.core.metrics import Scores, confusion_matrix
 from paddleseg.cvlibs.errors import DataError
 from paddleseg.datasets.loader import eval_batches
@@ -44,13 +44,14 @@ def evaluate(model: nn.Layer, dataset, options: Optional[InferOptions] = None, n
     rank, world = distributed.rank(), distributed.world_size()
     distributed.share_buffers(model)
     matrix = np.zeros([dataset.num_classes] * 2, np.int64)
-    batches = eval_batches(dataset, num_workers=num_workers, rank=rank, world=world)
-    bar = tqdm(batches, total=len(range(rank, len(dataset), world)), desc="evaluating", unit="image",
+    batches = eval_batches(dataset, num_workers, rank, world, options.eval_batch_size)
+    bar = tqdm(total=len(range(rank, len(dataset), world)), desc="evaluating", unit="image",
                disable=None if rank == 0 else True, leave=False, file=sys.stderr)
-    with evaluation_mode(model):
-        for batch in bar:
-            pred = predict_classes(model, batch["img"], batch["trans_info"][0], options).numpy()
-            matrix += confusion_matrix(pred, np.asarray(batch["label"][0]), dataset.num_classes, dataset.ignore_index)
+    with evaluation_mode(model), contextlib.closing(batches), bar:
+        for batch in batches:
+            for pred, label in zip(predict_batch(model, batch["img"], batch["trans_info"], options), batch["label"]):
+                matrix += confusion_matrix(pred.numpy(), label, dataset.num_classes, dataset.ignore_index)
+                bar.update()
     return Scores(distributed.sum_over_ranks(matrix))
 
 

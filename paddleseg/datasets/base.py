@@ -11,6 +11,7 @@ from typing import Callable, List, Optional, Sequence, Tuple
 import numpy as np
 
 from paddleseg.cvlibs.errors import ConfigError, DataError, LabelValueError, SizeMismatchError
+from paddleseg.datasets.cache import Cache
 from paddleseg.transforms import Compose
 from paddleseg.transforms.image_io import read_image, read_label
 
@@ -149,7 +150,7 @@ def naming_line(line: str):
 class BaseDataset:
     """A list of image and label files, read, checked and transformed one by one.
 
-    A subclass sets the attributes, from a Listing through `adopt`, or `file_list` by itself.
+    A subclass sets the attributes, from a Listing through `adopt`, or `file_list` by itself, and then may `use_cache`.
 
     Attributes:
         mode: "train", "val" or "test".
@@ -159,6 +160,7 @@ class BaseDataset:
     """
 
     listing = Listing()
+    cached: Optional[Cache] = None
 
     def adopt(self, listing: Listing, transforms: Sequence, mode: str) -> None:
         """Take the files of a faultless listing.
@@ -172,9 +174,33 @@ class BaseDataset:
         self.transforms = Compose(transforms)
         self.mode = mode
 
+    def use_cache(self, directory: Optional[str], root: str) -> None:
+        """Take the samples from a cache in place of their files; None for no cache.
+
+        Args:
+            root: the folder of the data set.
+
+        Raises:
+            DataError: the cache is missing, damaged, or not made from these files by these rules.
+        """
+        if directory is not None:
+            self.cached = Cache(directory, self, root)
+
+    def reading_rules(self) -> dict:
+        """What decides, beside the files, what is read from them; as JSON has it.
+
+        A cache is made by one set of rules. A subclass with a `read_label` of its own adds what that depends on.
+        """
+        return {"dataset": type(self).__name__, "num_classes": self.num_classes, "ignore_index": self.ignore_index}
+
     def read_label(self, path: str) -> np.ndarray:
         """The label in `path` as (H, W) uint8 classes, its values checked."""
         return read_class_indices(path, self.num_classes, self.ignore_index)
+
+    def read_files(self, pair: Sequence[str], line: str = "") -> Tuple[np.ndarray, Optional[np.ndarray]]:
+        """Image and label from their files, as `read_pair`; errors name the line of the list."""
+        with naming_line(line):
+            return read_pair(pair, self.read_label)
 
     def name_of(self, index: int) -> str:
         """The image's path and, where a list file names it, that file and line."""
@@ -186,12 +212,15 @@ class BaseDataset:
 
         In training the geometric transforms move the label too (`gt_fields`); in
         validation it keeps the size of its file, since that is what a score counts.
+        Arrays from a cache are read-only.
 
         Raises:
-            DataError: a file is unreadable, its label's values are not legal, or sizes differ.
+            DataError: a file is unreadable, its label's values are not legal, or sizes differ; or a cache is damaged.
         """
-        with naming_line(self.listing.line_of(index)):
-            image, label = read_pair(self.file_list[index], self.read_label)
+        if self.cached is None:
+            image, label = self.read_files(self.file_list[index], self.listing.line_of(index))
+        else:
+            image, label = self.cached.read(index)
         data = {"img": image, "path": self.file_list[index][0], "gt_fields": [], "trans_info": [], "rng": rng}
         if label is not None:
             data["label"] = label

@@ -8,9 +8,10 @@
 import logging
 import os
 import re
+import zlib
 from functools import partial
 from pathlib import Path
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -172,17 +173,18 @@ class Cityscapes(BaseDataset):
         transforms: applied to each sample in order.
         dataset_root: the folder that holds leftImg8bit and gtFine.
         mode: "train", "val" or "test" (images only).
+        cache: the folder in which tools/cache_dataset.py has decoded the files; None reads the files.
 
     Raises:
         ConfigError: mode is none of the three.
-        DataError: a folder, an image or a label is missing, or a list line is faulty.
+        DataError: a folder, an image or a label is missing, a list line is faulty, or the cache can't be used.
     """
 
     NUM_CLASSES = NUM_CLASSES
     IGNORE_INDEX = IGNORE_INDEX
     IMG_CHANNELS = 3
 
-    def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train"):
+    def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
         mode = parse_mode(mode)
         self.adopt(find_cityscapes(dataset_root, mode), transforms, mode)
         self.num_classes = self.NUM_CLASSES
@@ -193,11 +195,16 @@ class Cityscapes(BaseDataset):
         if mapped:
             logging.getLogger("paddleseg").info(
                 "%s %s: %d labels are label ids, mapped to train ids when read", dataset_root, mode, mapped)
+        self.use_cache(cache, dataset_root)
 
     @staticmethod
     def colors() -> np.ndarray:
         """The official colors, RGB uint8 (19, 3); they need no files."""
         return np.array([label.color for label in train_labels()], dtype=np.uint8)
+
+    def reading_rules(self) -> dict:
+        tables = {"train_ids": train_id_table(), "label_ids": legal_label_ids()}
+        return {**super().reading_rules(), **{name: zlib.crc32(table) for name, table in tables.items()}}
 
     def read_label(self, path: str) -> np.ndarray:
         return read_train_ids(path)

@@ -63,16 +63,17 @@ class Dataset(BaseDataset):
         ignore_index: the label value that counts as no class.
         img_channels: 3; grey images are read as three equal channels.
         class_names: of each class, for tables; by default its number.
+        cache: the folder in which tools/cache_dataset.py has decoded the files; None reads the files.
 
     Raises:
         ConfigError: an argument is missing or wrong.
-        DataError: a list line is faulty or names a file that doesn't exist.
+        DataError: a list line is faulty or names a file that doesn't exist, or the cache can't be used.
     """
 
     def __init__(self, transforms: Sequence, dataset_root: str, num_classes: int, mode: str = "train",
                  train_path: Optional[str] = None, val_path: Optional[str] = None,
                  test_path: Optional[str] = None, separator: str = " ", ignore_index: int = 255,
-                 img_channels: int = 3, class_names: Optional[Sequence[str]] = None):
+                 img_channels: int = 3, class_names: Optional[Sequence[str]] = None, cache: Optional[str] = None):
         mode = parse_mode(mode)
         if not 1 <= num_classes <= 256:
             raise ConfigError(f"num_classes: {num_classes} is not within 1..256: labels have 8 bits")
@@ -90,3 +91,4 @@ class Dataset(BaseDataset):
         self.img_channels = img_channels
         self.class_names = list(class_names) if class_names else [str(index) for index in range(num_classes)]
         self.palette = color_map(num_classes)
+        self.use_cache(cache, dataset_root)

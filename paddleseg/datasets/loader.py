@@ -11,18 +11,20 @@ import logging
 import random
 import sys
 import traceback
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Iterable, Iterator, List, Optional, Sequence, Tuple
 
+import cv2
 import numpy as np
 
 from paddleseg.cvlibs.errors import ConfigError, DataError, SegError
 from paddleseg.datasets.workers import TIMEOUT_SEC, Arrays, Finish, read_ahead, read_here
 
 _SHOWN_NAMES = 3  # in a message
+_PAGE = 4096  # bytes
 
 
 def batches_per_epoch(dataset, batch_size: int, world: int = 1, repeats: int = 1) -> int:
@@ -54,6 +56,9 @@ def train_batches(dataset, batch_size: int, seed: int, start_iter: int = 0, num_
                   num_batches: Optional[int] = None, timeout_sec: float = TIMEOUT_SEC) -> Iterator[Tuple[int, dict]]:
     """Shuffled training batches as (epoch, batch), epochs counted from 0.
 
+    Of a data set with `num_classes`, a batch has 'present' beside its 'label': a float32 tensor
+    (N, num_classes), 1 where an image holds a pixel of the class and 0 elsewhere.
+
     An epoch goes through the samples `repeats` times in one permutation; what doesn't
     fill a batch at its end is dropped. One step's batches of all ranks are neighbours in
     that permutation, so a step sees the same samples on any number of processes that
@@ -78,7 +83,8 @@ def train_batches(dataset, batch_size: int, seed: int, start_iter: int = 0, num_
     tasks = _train_tasks(len(dataset) * repeats, per_epoch, batch_size, seed, start_iter, rank, world)
     if num_batches is not None:
         tasks = islice(tasks, num_batches)
-    return _iterate(_BatchReader(dataset, seed), tasks, _with_epoch, num_workers, timeout_sec)
+    reader = _BatchReader(dataset, seed, getattr(dataset, "num_classes", None))
+    return _iterate(reader, tasks, _with_epoch, num_workers, timeout_sec)
 
 
 def _train_tasks(samples, per_epoch, batch_size, seed, start_iter, rank, world):
@@ -92,14 +98,21 @@ def _train_tasks(samples, per_epoch, batch_size, seed, start_iter, rank, world):
         epoch, batch = epoch + 1, 0
 
 
-def eval_batches(dataset, num_workers: int = 0, rank: int = 0, world: int = 1,
+def eval_batches(dataset, num_workers: int = 0, rank: int = 0, world: int = 1, batch_size: int = 1,
                  timeout_sec: float = TIMEOUT_SEC) -> Iterator[dict]:
-    """Batches of one sample in the order of the data set; rank r gets samples r, r + world, ...
+    """Batches for an evaluation, which holds every sample once; rank r gets samples r, r + world, ...
+
+    The samples of each `batch_size` in the order of the data set that have one size come together; a batch is smaller
+    where sizes differ, and at the end. Labels stay on the host as they are: 'label' is a list of uint8 (H, W) arrays.
 
     Raises as `train_batches` does while iterating.
     """
-    tasks = [(0, [index]) for index in range(rank, len(dataset), world)]
-    return _iterate(_BatchReader(dataset, seed=0), tasks, _to_tensors, num_workers, timeout_sec)
+    indices = range(rank, len(dataset), world)
+    tasks = [(0, list(indices[start:start + batch_size])) for start in range(0, len(indices), batch_size)]
+    batches = _iterate(_EvalReader(dataset, seed=0), tasks, _to_eval_batches, num_workers, timeout_sec)
+    with closing(batches):
+        for of_one_size in batches:
+            yield from of_one_size
 
 
 def trial_batches(dataset, batches: Sequence[List[int]], seed: int = 0, num_workers: int = 0) -> Iterator[dict]:
@@ -156,11 +169,16 @@ class _Traceback(Exception):
 
 
 class _BatchReader:
-    """Reads the batch of a task (epoch, indices) as numpy arrays."""
+    """Reads the batch of a task (epoch, indices) as numpy arrays.
 
-    def __init__(self, dataset, seed: int):
+    Args:
+        num_classes: of the classes whose presence is told; None tells of none.
+    """
+
+    def __init__(self, dataset, seed: int, num_classes: Optional[int] = None):
         self.dataset = dataset
         self.seed = seed
+        self.num_classes = num_classes
 
     def sample(self, epoch: int, index: int) -> dict:
         """One sample; `index` counts through the repeats of the data set.
@@ -178,7 +196,7 @@ class _BatchReader:
             raise DataError(f"{self.dataset.name_of(place)}: {type(error).__name__}: {error}") from error
 
     def read(self, task: Tuple[int, List[int]], progress: np.ndarray) -> Tuple[Arrays, _Facts]:
-        """{'img': (N, 3, H, W) float32, 'label': (N, H, W) uint8 if any}, and the facts."""
+        """{'img': (N, 3, H, W) float32, 'label': (N, H, W) uint8 if any, 'present' if told}, and the facts."""
         epoch, indices = task
         samples = []
         for place, index in enumerate(indices):
@@ -186,6 +204,10 @@ class _BatchReader:
             samples.append(self.sample(epoch, index))
         keys = [key for key in ("img", "label") if any(key in sample for sample in samples)]
         arrays = {key: _stack(samples, key) for key in keys}
+        if "label" in arrays and self.num_classes is not None:
+            ignore_index = getattr(self.dataset, "ignore_index", None)
+            arrays["present"] = np.stack([classes_present(label, self.num_classes, ignore_index)
+                                          for label in arrays["label"]])
         return arrays, _Facts(epoch, [sample["path"] for sample in samples],
                               [sample["trans_info"] for sample in samples])
 
@@ -205,6 +227,40 @@ class _BatchReader:
         names = [self.dataset.name_of(index % len(self.dataset)) for index in indices[:_SHOWN_NAMES]]
         more = len(indices) - len(names)
         return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+def classes_present(label: np.ndarray, num_classes: int, ignore_index: Optional[int]) -> np.ndarray:
+    """Which classes a label holds, 1 or 0, as (num_classes,) float32; ignored pixels are of no class.
+
+    Args:
+        label: (H, W) uint8.
+    """
+    # OpenCV counts bytes as they are: a quarter of the time of np.bincount, which makes integers of 8 bytes of them.
+    held = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel() > 0
+    if ignore_index is not None:
+        held[ignore_index] = False
+    return held[:num_classes].astype(np.float32)
+
+
+class _EvalReader(_BatchReader):
+    """Reads the samples of a task into one batch for each size of images; labels keep sizes of their own."""
+
+    def read(self, task: Tuple[int, List[int]], progress: np.ndarray) -> Tuple[Arrays, List[_Facts]]:
+        """{'img<b>': (N, 3, H, W) of batch b, 'label<b>.<n>': (H, W) of its sample n, if any}, facts of each batch."""
+        epoch, indices = task
+        of_size: dict = {}
+        for place, index in enumerate(indices):
+            progress[0] = place
+            sample = self.sample(epoch, index)
+            of_size.setdefault((sample["img"].shape, "label" in sample), []).append(sample)
+        arrays, facts = {}, []
+        for batch, samples in enumerate(of_size.values()):
+            arrays[f"img{batch}"] = _stack(samples, "img")
+            arrays.update((f"label{batch}.{place}", sample["label"]) for place, sample in enumerate(samples)
+                          if "label" in sample)
+            facts.append(_Facts(epoch, [sample["path"] for sample in samples],
+                                [sample["trans_info"] for sample in samples]))
+        return arrays, facts
 
 
 def _stack(samples: List[dict], key: str) -> np.ndarray:
@@ -245,13 +301,42 @@ def _with_epoch(arrays: Arrays, facts: _Facts) -> Tuple[int, dict]:
 
 
 def _to_tensors(arrays: Arrays, facts: _Facts) -> dict:
+    batch = {"path": facts.paths, "trans_info": facts.trans_info}
+    # Labels travel in 8 bits.
+    batch.update((key, _to_tensor(array, "int64" if key == "label" else "float32")) for key, array in arrays.items())
+    return batch
+
+
+def _to_tensor(array: np.ndarray, dtype: str):
+    """A tensor with a copy of `array` on the present device.
+
+    Paddle asks the system for the memory of every CPU tensor anew, and its thousands of page faults take longer than
+    the copy; NumPy keeps what was freed. So on the CPU the copy is NumPy's, and Paddle 3 takes it over as it is.
+    """
+    import paddle
+    from paddle.utils.dlpack import from_dlpack
+
+    if paddle.get_device() != "cpu":
+        return paddle.to_tensor(array).astype(dtype)
+    memory = np.empty(array.size * np.dtype(dtype).itemsize + _PAGE, np.uint8)
+    # Aligned as Paddle's own memory, on which the last bits of a result may depend.
+    copy = memory[-memory.ctypes.data % _PAGE:][:len(memory) - _PAGE].view(dtype).reshape(array.shape)
+    copy[...] = array
+    return from_dlpack(copy.__dlpack__())
+
+
+def _to_eval_batches(arrays: Arrays, facts: List[_Facts]) -> List[dict]:
     import paddle
 
-    batch = {"path": facts.paths, "trans_info": facts.trans_info}
-    batch.update((key, paddle.to_tensor(array)) for key, array in arrays.items())
-    if "label" in batch:
-        batch["label"] = batch["label"].astype("int64")  # it travels in 8 bits
-    return batch
+    batches = []
+    for number, of_batch in enumerate(facts):
+        batch = {"path": of_batch.paths, "trans_info": of_batch.trans_info,
+                 "img": paddle.to_tensor(arrays[f"img{number}"])}
+        labels = [arrays.get(f"label{number}.{place}") for place in range(len(of_batch.paths))]
+        if labels[0] is not None:
+            batch["label"] = [label.copy() for label in labels]
+        batches.append(batch)
+    return batches
 
 
 def _to_copies(arrays: Arrays, facts: _Facts) -> dict:

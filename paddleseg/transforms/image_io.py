@@ -10,7 +10,7 @@ import os
 import re
 import warnings
 import zlib
-from typing import Optional, Union
+from typing import Optional, Tuple, Union
 
 import cv2
 import numpy as np
@@ -18,10 +18,11 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from paddleseg.cvlibs.errors import ImageReadError, LabelValueError, RunError
+from paddleseg.transforms.fast_png import START as PNG_START
+from paddleseg.transforms.fast_png import decode_png
 
 PathLike = Union[str, os.PathLike]
 
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _TIFF_START = (b"II*\0", b"MM\0*")
@@ -41,6 +42,9 @@ def read_image(path: PathLike, to_rgb: bool = True) -> np.ndarray:
         ImageReadError: missing, empty, truncated, damaged, or not an image.
     """
     data = _read_complete(path)
+    image = decode_png(data, channels=3)
+    if image is not None:
+        return image if to_rgb else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
@@ -58,11 +62,16 @@ def read_label(path: PathLike) -> np.ndarray:
         LabelValueError: 16-bit values above 255.
     """
     data = _read_complete(path)
+    label = decode_png(data, channels=1)
+    if label is not None:
+        return label
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             picture = Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
             values = np.asarray(picture)
+    except UnidentifiedImageError as error:  # whose text is an address in memory
+        raise ImageReadError(f"{path} is not an image that Pillow can decode as a label") from error
     except Exception as error:  # on damaged data, Pillow's decoders raise anything
         raise ImageReadError(f"{path} can't be decoded as a label: {_one_line(error)}") from error
     if values.ndim != 2 or values.dtype.kind == "f":
@@ -72,6 +81,21 @@ def read_label(path: PathLike) -> np.ndarray:
         raise LabelValueError(f"{path} holds values from {values.min()} to {values.max()}; class indices lie "
                               "in 0..255 (is it a file of instance ids?)")
     return values.astype(np.uint8)
+
+
+def image_size(path: PathLike) -> Tuple[int, int]:
+    """(height, width) of the image that `read_image` makes of a file, from the file's header where that suffices.
+
+    Raises:
+        ImageReadError: as `read_image`, where the header doesn't suffice.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_PILLOW_FORMATS) as picture:
+                return picture.size[::-1]
+    except Exception:  # whatever it was, reading the file says what is wrong with it
+        return read_image(path).shape[:2]
 
 
 def write_png(path: PathLike, array: np.ndarray, palette: Optional[np.ndarray] = None) -> None:
@@ -103,7 +127,7 @@ def _read_complete(path: PathLike) -> bytes:
         raise ImageReadError(f"{path} is empty (0 bytes)")
     if not _KNOWN_START.match(data):
         raise ImageReadError(f"{path} can't be decoded: it is no PNG, JPEG, BMP, TIFF, WebP or PNM file")
-    if data.startswith(_PNG_START):
+    if data.startswith(PNG_START):
         fault = _png_fault(data)
     else:
         ends = data.startswith(_JPEG_START) and data.rstrip(b"\x00\n").endswith(_JPEG_END)
@@ -120,7 +144,7 @@ def _png_fault(data: bytes) -> Optional[str]:
     whose type starts with a small letter, so only the others count.
     """
     view = memoryview(data)
-    start = len(_PNG_START)
+    start = len(PNG_START)
     while True:
         length, kind = int.from_bytes(view[start:start + 4], "big"), bytes(view[start + 4:start + 8])
         end = start + 12 + length
@@ -129,7 +153,7 @@ def _png_fault(data: bytes) -> Optional[str]:
         checksum = int.from_bytes(view[end - 4:end], "big")
         if kind[:1].isupper() and zlib.crc32(view[start + 4:end - 4]) != checksum:
             return f"the checksum of the chunk at byte {start} is wrong"
-        if start == len(_PNG_START):
+        if start == len(PNG_START):
             if kind != b"IHDR" or length != 13:
                 return "it doesn't begin with a PNG's header"
             fault = _size_fault(*(int.from_bytes(view[at:at + 4], "big") for at in (start + 8, start + 12)))

@@ -40,7 +40,8 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"],
                         help="auto (default) takes the GPU where Paddle sees one; gpu without one is an error")
     parser.add_argument("--num_workers", type=int, metavar="N",
-                        help="processes that read data; 0 reads in the main process (default: by the cores)")
+                        help="processes that read data; 0 reads in the main process (default: by the cores); "
+                             "predict.py: threads that write")
     parser.add_argument("--threads", type=int, metavar="N",
                         help="CPU threads of a process (default: all cores that it may use)")
     add_debug_flag(parser)

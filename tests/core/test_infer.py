@@ -182,16 +182,21 @@ def test_an_image_of_one_row_or_column_is_resized_by_the_model(size):
 
 @pytest.mark.parametrize("batch_px", [1, 3 * 64 * 48, 10 ** 9])
 def test_windows_give_the_same_one_by_one_and_together_on_cpu_and_gpu(monkeypatch, batch_px):
-    model, x = tiny_model(EncNet), image(97, 161)
+    model, x, options = tiny_model(EncNet), image(97, 161), InferOptions(**SLIDE)
     monkeypatch.setattr(infer, "_WINDOW_BATCH_PX", batch_px)
     seen = []
     model.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].shape[0]))
     with paddle.no_grad():
-        host, device = (infer._sliding_logits(model, x, (64, 48), (40, 31), on_host) for on_host in (True, False))
-    assert max(seen) == {1: 1, 3 * 64 * 48: 3}.get(batch_px, 12) and sum(seen) == 2 * 12
+        host, device = (infer._mean_of_windows(infer._windows(model, x, options), (97, 161), on_host)
+                        for on_host in (True, False))
+        classes = predict_classes(model, x, [], options).numpy()
+    assert max(seen) == {1: 1, 3 * 64 * 48: 3}.get(batch_px, 12) and sum(seen) == 3 * 12
     np.testing.assert_array_equal(host.numpy(), device.numpy())
-    monkeypatch.setattr(infer, "_WINDOW_BATCH_PX", 1)
-    np.testing.assert_array_equal(infer._sliding_logits(model, x, (64, 48), (40, 31), True).numpy(), host.numpy())
+    np.testing.assert_array_equal(host.numpy()[0].argmax(axis=0), classes)
+    del seen[:]
+    one_by_one = plain_logits(model, x, InferOptions(slide_batch_size=1, **SLIDE))
+    np.testing.assert_array_equal(one_by_one.numpy(), host.numpy())
+    assert seen == [1] * 12
 
 
 @pytest.mark.parametrize("options, message", [

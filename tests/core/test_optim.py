@@ -95,3 +95,11 @@ def test_warmup_must_leave_iterations(warmup_iters):
 def test_shortest_runs_have_a_rate(iters):
     schedule = PolynomialDecay(0.1, iters=iters, ends_at_last_iter=True)
     assert schedule(0) == 0.1
+
+
+@pytest.mark.parametrize("optimizer", [SGD, AdamW])
+def test_a_model_with_nothing_to_train_is_refused(float64, optimizer):
+    layer = linear([1.0, 2.0])
+    layer.weight.stop_gradient = True
+    with pytest.raises(ConfigError, match="Linear: every parameter is frozen"):
+        optimizer(layer)

@@ -268,7 +268,7 @@ def test_a_step_without_finite_gradients_is_skipped(make_optimizer, spoil, gpu):
         before.pop(name), after.pop(name)
     assert_equal(before, after)
     assert mixed.loss_scale == 32768
-    assert all(not parameter.grad.any() for parameter in model.parameters() if not parameter.stop_gradient)
+    assert all(parameter.grad is None for parameter in model.parameters())
     assert one_step(model, optimizer, mixed, 2)[1] and mixed.loss_scale == 32768
     assert np.abs(everything(model, optimizer)["head.weight"] - after["head.weight"]).max() > 0
 

@@ -1,10 +1,13 @@
+import threading
+
 import numpy as np
 import paddle
 import pytest
 from PIL import Image
 
+from paddleseg.core import predict as predict_module
 from paddleseg.core.predict import OUTPUTS, list_images, predict, result_names
-from paddleseg.cvlibs.errors import DataError
+from paddleseg.cvlibs.errors import DataError, ImageReadError, RunError
 from paddleseg.transforms import Compose, Normalize
 
 PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
@@ -85,3 +88,116 @@ def test_writes_overlay_colours_and_class_indices(tree, tmp_path):
     assert colors.convert("RGB").getpixel((0, 0)) == (0, 255, 0)
     overlay = np.asarray(Image.open(out / "added_prediction" / "a.png"))
     np.testing.assert_allclose(overlay[0, 0], 0.6 * np.array([200, 10, 10]) + 0.4 * PALETTE[0], atol=1)
+
+
+def names_below(folder):
+    """Files of every kind, hidden ones too."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def many(folder, count=7):
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 12, 3), np.uint8)).save(folder / f"{number}.png")
+    return [str(folder / f"{number}.png") for number in range(count)]
+
+
+@pytest.mark.parametrize("num_writers", [1, 3])
+def test_reading_ahead_and_writing_behind_mixes_nothing_up(tmp_path, num_writers):
+    images, out = many(tmp_path / "in"), tmp_path / "out"
+    predict(Oracle(), [*images, images[2]], str(tmp_path), Compose([Normalize()]), PALETTE, str(out),
+            num_writers=num_writers)
+    assert len(names_below(out)) == 3 * 7
+    for image in images:
+        pixels = np.asarray(Image.open(image))
+        normalized = ((pixels / np.float32(255)).astype("float32") - 0.5) / 0.5
+        name = result_names([*images, images[2]], str(tmp_path))[images.index(image)]
+        label = np.asarray(Image.open(out / "label" / name))
+        np.testing.assert_array_equal(label, normalized.argmax(axis=2))
+        np.testing.assert_allclose(np.asarray(Image.open(out / "added_prediction" / name)),
+                                   0.6 * pixels + 0.4 * PALETTE[label], atol=1)
+
+
+def test_the_overlay_shows_the_image_even_if_a_transform_wrote_to_it(tmp_path):
+    class Blacken:
+        def __call__(self, data):
+            data["img"][:] = 0
+            return data
+
+    image, = many(tmp_path / "in", 1)
+    predict(Oracle(), [image], str(tmp_path / "in"), Compose([Blacken(), Normalize()]), PALETTE, str(tmp_path / "out"))
+    np.testing.assert_allclose(np.asarray(Image.open(tmp_path / "out" / "added_prediction" / "0.png")),
+                               0.6 * np.asarray(Image.open(image)) + 0.4 * PALETTE[0], atol=1)
+
+
+def test_reading_computing_and_writing_overlap(tmp_path, monkeypatch):
+    """The first result isn't written before the second image is computed, nor that before the fourth is read."""
+    images, out = many(tmp_path / "in"), tmp_path / "out"
+    computed, read = threading.Event(), threading.Event()
+    write_png = predict_module.write_png
+
+    def write(path, *args, **kwargs):
+        assert computed.wait(30)
+        write_png(path, *args, **kwargs)
+
+    class Waiting(Oracle):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            if self.calls == 2:
+                assert read.wait(30)
+                computed.set()
+            return [x]
+
+    class Reading:
+        calls = 0
+
+        def __call__(self, data):
+            self.calls += 1
+            if self.calls == 4:
+                read.set()
+            return data
+
+    monkeypatch.setattr(predict_module, "write_png", write)
+    predict(Waiting(), images, str(tmp_path), Compose([Normalize(), Reading()]), PALETTE, str(out))
+    assert len(names_below(out)) == 3 * 7
+
+
+def test_an_image_that_can_not_be_read_ends_the_run_after_the_results_before_it(tmp_path):
+    images, out = many(tmp_path / "in"), tmp_path / "out"
+    (tmp_path / "in" / "4.png").write_bytes(b"")
+    with pytest.raises(ImageReadError, match=r"4\.png is empty"):
+        predict(Oracle(), images, str(tmp_path / "in"), Compose([Normalize()]), PALETTE, str(out))
+    assert names_below(out) == sorted(f"{folder}/{number}.png" for folder in OUTPUTS for number in range(4))
+
+
+@pytest.mark.parametrize("num_writers", [1, 2])
+def test_a_result_that_can_not_be_written_ends_the_run_and_is_named(tmp_path, num_writers):
+    images, out = many(tmp_path / "in"), tmp_path / "out"
+    out.mkdir()
+    (out / "label").write_text("in the way")
+    with pytest.raises(RunError, match=r"label/0\.png can't be written: .*--save_dir"):
+        predict(Oracle(), images, str(tmp_path / "in"), Compose([Normalize()]), PALETTE, str(out),
+                num_writers=num_writers)
+
+
+@pytest.mark.parametrize("error, raised", [(OSError(28, "No space left on device"), RunError),
+                                           (KeyboardInterrupt(), KeyboardInterrupt)])
+def test_a_result_is_whole_or_absent(tmp_path, monkeypatch, error, raised):
+    images, out = many(tmp_path / "in"), tmp_path / "out"
+
+    class Half:
+        def save(self, path, format):
+            with open(path, "wb") as file:
+                file.write(b"half")
+            raise error
+
+        def putpalette(self, colors):
+            pass
+
+    monkeypatch.setattr("paddleseg.transforms.image_io.Image.fromarray", lambda array: Half())
+    with pytest.raises(raised, match="No space left on device" if raised is RunError else None):
+        predict(Oracle(), images, str(tmp_path / "in"), Compose([Normalize()]), PALETTE, str(out))
+    assert names_below(out) == []

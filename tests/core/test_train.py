@@ -7,20 +7,27 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import paddle
 import pytest
-from tiny import Colors, TinyNet, arrays, run, run_pointwise
+import small_encnet
+from tiny import Colors, TinyNet, arrays, options, run, run_pointwise
+from tiny import build as tiny_build
 
+from paddleseg.core import train as train_module
 from paddleseg.core.checkpoint import best_score, list_checkpoints, load_checkpoint, save_checkpoint
-from paddleseg.core.optim import SGD
+from paddleseg.core.optim import SGD, AdamW, ConstantLR
 from paddleseg.core.run_dir import check_save_dir, choose_checkpoint, open_save_dir
-from paddleseg.core.train import TrainOptions, iteration_seed
+from paddleseg.core.train import TrainOptions, iteration_seed, train
 from paddleseg.cvlibs.errors import ConfigError, Interrupted, RunError
-from paddleseg.models.losses import CrossEntropyLoss
+from paddleseg.datasets.loader import train_batches
+from paddleseg.models.losses import CrossEntropyLoss, coarse, se_loss
 from paddleseg.utils import checksums
 from paddleseg.utils.logger import setup_logging
+from paddleseg.utils.signals import StopSignals
+from paddleseg.utils.weights import read_weights
 
 LINE = re.compile(r"\[TRAIN\] epoch: \d+, iter: \d+/\d+, loss: [\d.]+, lr: [\d.]+, batch_cost: [\d.]+, "
                   r"reader_cost: [\d.]+, ips: [\d.]+ samples/sec \| ETA \d\d:\d\d:\d\d \| "
@@ -147,7 +154,116 @@ def test_a_loss_that_is_not_finite_stops_with_all_there_is_to_know(tmp_path):
         run(tmp_path, criteria=[(CrossEntropyLoss(), 1.0), (Spoilt(), 0.4)])
     assert re.fullmatch(r"iteration 3: the loss is not finite \(loss nan, loss_seg [\d.]+, loss_aux nan; lr 0\.\d+; "
                         r"images image_\d.png, image_\d.png\); check .*", str(stopped.value))
-    assert not list(tmp_path.glob("iter_6"))
+    assert not list(tmp_path.glob("iter_*"))
+
+
+class Late(paddle.nn.Layer):
+    """A loss that is spoilt from its n-th call on."""
+
+    def __init__(self, number, spoil):
+        super().__init__()
+        self.calls_left, self.spoil = number, spoil
+
+    def forward(self, logit, label):
+        self.calls_left -= 1
+        return self.spoil(logit.mean()) if self.calls_left <= 0 else logit.mean()
+
+
+@pytest.mark.parametrize("accum_iters, number", [(1, 2), (2, 4)])
+def test_a_loss_that_is_looked_at_later_is_named_by_its_own_iteration(tmp_path, accum_iters, number):
+    with pytest.raises(RunError, match=r"^iteration 2: the loss is not finite \(loss inf, .*lr 0\.09") as stopped:
+        run(tmp_path, criteria=[(CrossEntropyLoss(), 1.0), (Late(number, lambda loss: loss + float("inf")), 0.4)],
+            log_iters=10, save_interval=5, accum_iters=accum_iters)
+    order = [path for _, batch in train_batches(Colors(), 2, 42, num_batches=number) for path in batch["path"]]
+    assert f"images {', '.join(order[-2:])})" in str(stopped.value)
+    assert not list(tmp_path.glob("iter_*"))
+
+
+def test_a_spoilt_run_that_is_told_to_stop_is_not_saved(tmp_path):
+    with pytest.raises(RunError, match="^iteration 2: the loss is not finite"):
+        run(tmp_path, dataset=Stopping(signal.SIGTERM, 7), log_iters=10, save_interval=10,
+            criteria=[(CrossEntropyLoss(), 1.0), (Late(2, lambda loss: loss * float("nan")), 0.4)])
+    assert not list(tmp_path.glob("iter_*"))
+
+
+def test_weights_that_the_last_step_spoilt_are_not_saved(tmp_path):
+    """The loss is finite, its gradient isn't."""
+    with pytest.raises(RunError, match=r"^iteration 3: \d of 8 parameters are not finite, such as conv.weight"):
+        run(tmp_path, criteria=[(CrossEntropyLoss(), 1.0), (Late(3, lambda loss: paddle.sqrt(loss * 0)), 0.4)])
+    assert not list(tmp_path.glob("iter_*"))
+
+
+def test_the_log_holds_the_means_of_every_iteration(tmp_path):
+    run(tmp_path / "each", log_iters=1)
+    run(tmp_path / "two", log_iters=3)
+    each, two = ([record["loss_aux"] for record in records(tmp_path / name, "train")] for name in ("each", "two"))
+    assert two == [(each[0] + each[1] + each[2]) / 3, (each[3] + each[4] + each[5]) / 3]
+
+
+def test_nothing_is_read_from_the_device_between_two_lines_of_the_log(tmp_path, monkeypatch):
+    """As a GPU would have to be waited for; the losses compute as they do there."""
+    for module in coarse, se_loss:
+        monkeypatch.setattr(module, "can_be_read", lambda tensor: False)
+    reads, at_iteration = [], [0]
+    for name in ("numpy", "item", "tolist", "__array__", "__bool__", "__float__", "__int__"):
+        original = getattr(paddle.Tensor, name)
+
+        def reading(tensor, *args, original=original, **kwargs):
+            reads.append(at_iteration[0])
+            return original(tensor, *args, **kwargs)
+        monkeypatch.setattr(paddle.Tensor, name, reading)
+    seed = train_module.seed_iteration
+    monkeypatch.setattr(train_module, "seed_iteration", lambda number, iteration, rank: (
+        at_iteration.__setitem__(0, iteration), seed(number, iteration, rank)))
+    model = small_encnet.build(False)
+    train(model, small_encnet.CRITERIA, SGD(model, momentum=0.9, weight_decay=1e-4), ConstantLR(0.02, 7),
+          small_encnet.Stripes(), options(iters=7, log_iters=3, save_interval=5), str(tmp_path))
+    assert set(reads) == {3, 5, 6, 7}
+
+
+def test_several_gpus_ask_each_other_only_now_and_then(monkeypatch):
+    asked = []
+    keeper = train_module._Keeper(*[None] * 3, options(log_iters=25), *[None] * 6, StopSignals())
+    monkeypatch.setattr("paddleseg.utils.distributed.any_rank", lambda flag: asked.append(flag))
+    monkeypatch.setattr("paddleseg.utils.distributed.world_size", lambda: 2)
+    for device, expected in (("gpu:0", [10, 15, 20]), ("cpu", list(range(1, 22)))):
+        monkeypatch.setattr(paddle, "get_device", lambda device=device: device)
+        when = []
+        for iteration in range(1, 22):
+            keeper.is_told_to_stop(iteration, due=iteration == 15)
+            when += [iteration] * len(asked)
+            asked.clear()
+        assert when == expected
+
+
+# ---- frozen parts ---------------------------------------------------------------------------------
+
+class Frozen(TinyNet):
+    """Only the head learns."""
+
+    def __init__(self):
+        super().__init__()
+        for parameter in [*self.conv.parameters(), *self.norm.parameters()]:
+            parameter.stop_gradient = True
+
+    def train(self):
+        super().train()
+        self.norm.eval()
+
+
+@pytest.mark.parametrize("optimizer", [partial(SGD, momentum=0.9, weight_decay=0.1), partial(AdamW, weight_decay=0.1)])
+def test_frozen_parts_stay_as_they_are(tmp_path, monkeypatch, optimizer):
+    monkeypatch.setattr("tiny.TinyNet", Frozen)
+    monkeypatch.setattr("tiny.SGD", lambda model, **unused: optimizer(model))
+    before = arrays(tiny_build()[0])
+    model, _ = run(tmp_path / "whole")
+    after, head = arrays(model), {"head.weight", "head.bias"}
+    assert {name for name in after if not np.array_equal(before[name], after[name])} == head
+    assert all(parameter.grad is None for name, parameter in model.named_parameters() if name not in head)
+    assert {name.partition("@")[0] for name in read_weights(str(tmp_path / "whole" / "iter_6" / "model.pdopt"))} == head
+    assert model.norm(model.conv(paddle.randn([1, 3, 4, 4]))).stop_gradient
+    resumed, _ = run(tmp_path / "parts", resume_model=tmp_path / "whole" / "iter_3", model_seed=99)
+    assert same(after, arrays(resumed))
 
 
 def test_vdl_files_hold_the_numbers_of_the_log(tmp_path):

@@ -3,9 +3,11 @@ import paddle
 import pytest
 from tiny import Colors, TinyNet
 
+from paddleseg.core.infer import InferOptions
 from paddleseg.core.metrics import Scores
 from paddleseg.core.val import evaluate, evaluation_mode, score_table
-from paddleseg.cvlibs.errors import DataError
+from paddleseg.cvlibs.errors import ConfigError, DataError
+from paddleseg.datasets.loader import eval_batches
 
 
 class Oracle(paddle.nn.Layer):
@@ -46,7 +48,8 @@ def test_logits_resized_by_the_model_or_by_the_evaluation_score_the_same():
     assert 0 < np.diag(matrices[0]).sum() < matrices[0].sum() == 5 * (8 * 12 - 1)
 
 
-def test_two_processes_together_count_what_one_counts(monkeypatch):
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_two_processes_together_count_what_one_counts(monkeypatch, batch_size):
     parts = []
     monkeypatch.setattr("paddleseg.utils.distributed.share_buffers", lambda model: None)
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
@@ -54,11 +57,62 @@ def test_two_processes_together_count_what_one_counts(monkeypatch):
     model = TinyNet()
     for rank in "01":
         monkeypatch.setenv("PADDLE_TRAINER_ID", rank)
-        evaluate(model, Colors("val", 5))
+        evaluate(model, Colors("val", 5), InferOptions(eval_batch_size=batch_size))
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "1")
     monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
     evaluate(model, Colors("val", 5))
     np.testing.assert_array_equal(parts[0] + parts[1], parts[2])
+
+
+class MixedSizes(Colors):
+    """Images of two sizes, and labels of the size before a padding of their own."""
+
+    def sample(self, index, rng):
+        height, width = ((8, 12), (16, 10))[index % 3 == 1]
+        image = np.random.default_rng(index).normal(size=(3, height, width)).astype("float32")
+        label = np.random.default_rng([index]).integers(0, 3, (height - index % 2, width)).astype("uint8")
+        label[0, :index] = 255
+        return {"img": image, "label": label, "path": f"image_{index}.png",
+                "trans_info": [("padding", label.shape)] if index % 2 else []}
+
+
+WAYS = {"whole": {}, "slide": {"is_slide": True, "crop_size": (8, 6), "stride": (4, 4)},
+        "scales": {"aug_eval": True, "scales": [0.5, 1.0], "flip_horizontal": True}}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("make_model", [TinyNet, Coarse])
+@pytest.mark.parametrize("batch_size, num_workers", [(2, 0), (3, 2), (100, 0)])
+def test_images_together_count_what_they_count_one_by_one(make_model, way, batch_size, num_workers):
+    paddle.seed(0)
+    model, dataset = make_model(), MixedSizes("val", 11)
+    one_by_one = evaluate(model, dataset, InferOptions(**WAYS[way])).matrix
+    batches = []
+    model.register_forward_pre_hook(lambda layer, inputs: batches.append(len(inputs[0])))
+    together = evaluate(model, dataset, InferOptions(**WAYS[way], eval_batch_size=batch_size), num_workers).matrix
+    np.testing.assert_array_equal(together, one_by_one)
+    assert together.sum() == sum((dataset.sample(index, None)["label"] != 255).sum() for index in range(11))
+    assert max(batches) >= {2: 2, 3: 2, 100: 7}[batch_size]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_batch_holds_images_of_one_size_with_what_belongs_to_them(num_workers):
+    batches = list(eval_batches(MixedSizes("val", 23), num_workers, batch_size=5))  # all kept: none may change
+    expected = [(0, 2, 3), (1, 4), (5, 6, 8, 9), (7,), (10, 13), (11, 12, 14), (15, 17, 18), (16, 19), (20, 21), (22,)]
+    assert [batch["path"] for batch in batches] == [[f"image_{index}.png" for index in indices]
+                                                    for indices in expected]
+    for batch in batches:
+        assert len(batch["img"]) == len(batch["label"]) == len(batch["trans_info"]) == len(batch["path"])
+        for path, image, label, trans_info in zip(batch["path"], batch["img"], batch["label"], batch["trans_info"]):
+            sample = MixedSizes().sample(int(path[6:-4]), None)
+            np.testing.assert_array_equal(image.numpy(), sample["img"])
+            np.testing.assert_array_equal(label, sample["label"])
+            assert label.dtype == np.uint8 and isinstance(label, np.ndarray) and trans_info == sample["trans_info"]
+
+
+def test_a_batch_of_no_image_is_refused():
+    with pytest.raises(ConfigError, match="eval_batch_size: 0 is below 1"):
+        InferOptions(eval_batch_size=0)
 
 
 def test_the_mode_is_restored_even_after_an_error():

@@ -15,12 +15,12 @@ import setup_env
 ROOT = setup_env.ROOT
 PACKAGE_OF = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}
 # Imported where a user asked for what needs them; each place says how to install them.
-OPTIONAL = {"torch", "safetensors", "paddle2onnx", "onnx", "onnxruntime"}
+OPTIONAL = {"torch", "safetensors", "paddle2onnx", "onnx", "onnxruntime", "isal", "kornia_rs"}
 
 
 def sources():
     """What a user runs: the entry scripts, the toolkit and its tools, without their tests."""
-    folders = [ROOT / name for name in ("paddleseg", "tools", "benchmarks")]
+    folders = [ROOT / name for name in ("paddleseg", "tools", "deploy")]
     return sorted([*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))])
 
 
@@ -47,6 +47,15 @@ def test_every_foreign_import_is_declared():
                   if is_foreign(module) and module not in OPTIONAL | {"paddle"}
                   and PACKAGE_OF.get(module, module) not in declared}
     assert not undeclared
+
+
+def test_benchmarks_import_what_their_environment_has():
+    lists = ("requirements-base.txt", "requirements-align.txt", "requirements-onnx.txt")
+    lines = [line for name in lists for line in setup_env.read_requirements(ROOT / name)]
+    declared = {setup_env.package_name(line) for line in lines} | {"paddle", "mmseg"}
+    modules = {module for path in (ROOT / "benchmarks").glob("*.py") for module in imported_modules(path)}
+    foreign = {PACKAGE_OF.get(module, module) for module in modules if is_foreign(module)}
+    assert not foreign - declared
 
 
 def test_both_sets_have_the_same_packages_besides_paddle():

@@ -1,6 +1,6 @@
 """Cross entropy per pixel.
 
-Letters: N images, C classes, H, W size of the image.
+Letters: N images, C classes, H, W size of the image; h, w of coarse logits.
 """
 
 from typing import Optional, Sequence
@@ -11,6 +11,7 @@ import paddle.nn.functional as F
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
+from paddleseg.models.losses.coarse import coarse_cross_entropy
 
 
 @manager.LOSSES.add_component
@@ -28,28 +29,43 @@ class CrossEntropyLoss(nn.Layer):
         ignore_index: the label of pixels without a class.
         avg_non_ignore: False divides by the number of all pixels.
 
+    Attributes:
+        takes_coarse_logits: `forward` has the arguments `size` and `align_corners`. With these the training loop
+            passes logits as the model's heads compute them, which need much less memory and time.
+
     Shapes:
-        logit (N, C, H, W), label (N, H, W) of any integer type, output () in float32 at least.
+        logit (N, C, H, W), or (N, C, h, w) with `size` (H, W): then they are resized to it bilinearly, by the rule
+        that `align_corners` names, on the way. label (N, H, W) of any integer type, output () in float32 at least.
 
     Raises:
         ConfigError: logit isn't a map, the label has another size, or `weight` another length than C.
+        LabelValueError: with `size`, the label holds something else than a class or the ignore index; on a GPU, where
+            nothing waits for its values, the loss is NaN instead.
     """
+
+    takes_coarse_logits = True
 
     def __init__(self, weight: Optional[Sequence[float]] = None, ignore_index: int = 255,
                  avg_non_ignore: bool = True):
         super().__init__()
-        self.weight = None if weight is None else list(weight)
+        self.weight = None if weight is None else paddle.to_tensor(list(weight), dtype="float64")
         self.ignore_index = ignore_index
         self.avg_non_ignore = avg_non_ignore
 
-    def forward(self, logit: paddle.Tensor, label: paddle.Tensor) -> paddle.Tensor:
-        self._check(logit, label)
+    def forward(self, logit: paddle.Tensor, label: paddle.Tensor, size: Optional[Sequence[int]] = None,
+                align_corners: bool = False) -> paddle.Tensor:
+        self._check(logit, label, size)
         if logit.dtype != paddle.float64:
             logit = logit.astype("float32")
         label = label.astype("int64")
-        weight = None if self.weight is None else paddle.to_tensor(self.weight, dtype=logit.dtype)
-        total = F.cross_entropy(logit, label, weight=weight, ignore_index=self.ignore_index,
-                                reduction="sum", axis=1)
+        weight = None if self.weight is None else self.weight.astype(logit.dtype)
+        if size is None:
+            total = F.cross_entropy(logit, label, weight=weight, ignore_index=self.ignore_index,
+                                    reduction="sum", axis=1)
+        else:
+            total = coarse_cross_entropy(logit, label, size, align_corners,
+                                         paddle.ones(logit.shape[1:2], logit.dtype) if weight is None else weight,
+                                         self.ignore_index)
         if not self.avg_non_ignore:
             return total / label.size
         divisor = self._valid_weight(label, weight, logit.dtype)
@@ -63,13 +79,14 @@ class CrossEntropyLoss(nn.Layer):
         classes = paddle.where(valid, label, paddle.zeros_like(label))
         return (paddle.gather(weight, classes.flatten()) * valid.flatten().astype(dtype)).sum()
 
-    def _check(self, logit: paddle.Tensor, label: paddle.Tensor) -> None:
+    def _check(self, logit: paddle.Tensor, label: paddle.Tensor, size: Optional[Sequence[int]]) -> None:
         if logit.ndim != 4:
             shape = "(N, C) of the SE layer" if logit.ndim == 2 else f"shape {tuple(logit.shape)}"
             raise ConfigError(f"CrossEntropyLoss takes the (N, C, H, W) logits of seg or aux, got {shape}: "
                               "check the order of loss.types against the model's outputs seg, aux, se")
-        if tuple(logit.shape[2:]) != tuple(label.shape[1:]):
-            raise ConfigError(f"CrossEntropyLoss: logits of shape {tuple(logit.shape)} and a label of shape "
+        size = tuple(logit.shape[2:] if size is None else size)
+        if (logit.shape[0], *size) != tuple(label.shape):
+            raise ConfigError(f"CrossEntropyLoss: logits of shape {(*logit.shape[:2], *size)} and a label of shape "
                               f"{tuple(label.shape)} don't cover the same pixels; a label is (N, H, W)")
         if self.weight is not None and len(self.weight) != logit.shape[1]:
             raise ConfigError(f"CrossEntropyLoss: weight has {len(self.weight)} values, the model has "

@@ -8,7 +8,8 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from paddleseg.cvlibs import manager
-from paddleseg.cvlibs.errors import ConfigError, LabelValueError
+from paddleseg.cvlibs.errors import ConfigError
+from paddleseg.models.losses.labels import can_be_read, refuse_labels
 
 
 @manager.LOSSES.add_component(aliases=("SECrossEntropyLoss", "EncodingBCELoss", "Seloss"))
@@ -21,13 +22,21 @@ class SELoss(nn.Layer):
     Args:
         ignore_index: the label of pixels without a class; they are present in no class.
 
+    Attributes:
+        target_key: what the training loop passes in the label's place, if a batch has it: 1.0 for each class that an
+            image holds, else 0.0.
+
     Shapes:
-        logit (N, C), label (N, H, W) of any integer type and any size, output () in float32 at least.
+        logit (N, C), label (N, H, W) of any integer type and any size, or (N, C) with what `target_key` names; output
+        () in float32 at least.
 
     Raises:
-        ConfigError: logit isn't (N, C).
-        LabelValueError: the label holds something else than a class or the ignore index.
+        ConfigError: logit isn't (N, C), or a label of two axes isn't.
+        LabelValueError: on a CPU the label holds something else than a class or the ignore index; on a GPU, where
+            nothing waits for its values, the loss is NaN instead.
     """
+
+    target_key = "present"
 
     def __init__(self, ignore_index: int = 255):
         super().__init__()
@@ -40,25 +49,28 @@ class SELoss(nn.Layer):
                               "of loss.types against the model's outputs seg, aux, se")
         if logit.dtype != paddle.float64:
             logit = logit.astype("float32")
-        present = class_presence(label, logit.shape[1], self.ignore_index)
-        return F.binary_cross_entropy_with_logits(logit, present.astype(logit.dtype))
+        if label.ndim > 2:
+            label = class_presence(label, logit.shape[1], self.ignore_index)
+        elif tuple(label.shape) != tuple(logit.shape):
+            raise ConfigError(f"SELoss: logits of shape {tuple(logit.shape)} and present classes of shape "
+                              f"{tuple(label.shape)} aren't of the same images and classes")
+        return F.binary_cross_entropy_with_logits(logit, label.astype(logit.dtype))
 
 
 def class_presence(label: paddle.Tensor, num_classes: int, ignore_index: int) -> paddle.Tensor:
-    """Which classes each image holds: label (N, ...) to bool (N, C).
+    """Which classes each image holds: label (N, H, W) to (N, C), 1.0 or 0.0.
 
-    One count over the whole batch: image n owns the bins n * (C + 2) and following, its last two
-    are for ignored and for illegal values.
+    The pixels of an image write into its C bins, and two more for ignored and for illegal values.
     """
     label = label.flatten(1).astype("int64")
-    images, bins = label.shape[0], num_classes + 2
     legal = paddle.logical_and(label >= 0, label < num_classes)
     bin_of = paddle.where(legal, label, paddle.full_like(label, num_classes + 1))
     bin_of = paddle.where(label == ignore_index, paddle.full_like(label, num_classes), bin_of)
-    first_bin = paddle.arange(images, dtype="int64").unsqueeze(1) * bins
-    counts = paddle.bincount((first_bin + bin_of).flatten(), minlength=images * bins).reshape([images, bins])
-    if counts[:, -1].sum().item() > 0:
-        values = paddle.masked_select(label, bin_of == num_classes + 1).unique().tolist()
-        raise LabelValueError(f"SELoss: a label holds {set(values)}; legal are 0..{num_classes - 1} "
-                              f"and {ignore_index} (ignored)")
-    return counts[:, :num_classes] > 0
+    none = paddle.zeros([label.shape[0], num_classes + 2])
+    bins = paddle.put_along_axis(none, bin_of, 1.0, axis=1)
+    present, illegal = bins[:, :num_classes], bins[:, -1:]
+    if not can_be_read(label):
+        return paddle.where((illegal > 0).expand_as(present), paddle.full_like(present, float("nan")), present)
+    if illegal.sum().item() > 0:
+        refuse_labels("SELoss", label.numpy(), num_classes, ignore_index)
+    return present

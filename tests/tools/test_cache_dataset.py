@@ -1,0 +1,120 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_data import image_path, label_path, make_cityscapes, write_label
+
+from paddleseg.cvlibs import manager
+from paddleseg.datasets import Cityscapes
+from tools.cache_dataset import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_cityscapes(tmp_path / "cityscapes")
+
+
+@pytest.fixture
+def arguments(tmp_path, root):
+    """--config and --cache_dir."""
+    section = {"type": "Cityscapes", "dataset_root": str(root), "transforms": [{"type": "Normalize"}]}
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(yaml.safe_dump({
+        "batch_size": 2, "iters": 4, "train_dataset": {**section, "cache": "nowhere"}, "val_dataset": section,
+        "model": {"type": "EncNet", "backbone": {"type": "ResNet18_vd"}}}))
+    return ["--config", str(recipe), "--cache_dir", str(tmp_path / "cached")]
+
+
+@pytest.mark.parametrize("split, samples", [("train", 4), ("val", 2)])
+def test_makes_a_cache_that_the_data_set_takes(root, arguments, split, samples, capsys):
+    assert main([*arguments, "--split", split, "--num_workers", "2"]) == 0
+    said = capsys.readouterr().out
+    folder = os.path.join(arguments[-1], split)
+    assert said.startswith(f"{folder}: {samples} samples, ")
+    assert said.endswith(f"use them by {split}_dataset.cache: {arguments[-1]}\n")
+    assert len(Cityscapes([], str(root), split, arguments[-1])) == samples
+
+
+def test_keeps_what_is_whole_and_replaces_what_is_not(root, arguments, capsys):
+    pixels = Path(arguments[-1], "train", "pixels.bin")
+    assert main(arguments) == 0
+    first = pixels.stat().st_ino
+    assert main(arguments) == 0 and pixels.stat().st_ino == first
+    assert "whole and up to date" in capsys.readouterr().out
+    content = bytearray(pixels.read_bytes())
+    content[5000] ^= 1
+    pixels.write_bytes(content)
+    assert main([*arguments, "--verify"]) == 1
+    assert "train: pixels.bin is damaged" in capsys.readouterr().err
+    assert main(arguments) == 0 and main([*arguments, "--verify"]) == 0
+    write_label(label_path(root, "train", "aachen", "000000_000019"), (5,))
+    assert main([*arguments, "--verify"]) == 1
+    assert "has changed since" in capsys.readouterr().err
+    assert main(arguments) == 0 and main([*arguments, "--verify"]) == 0
+
+
+def test_verify_writes_nothing(arguments, capsys):
+    assert main([*arguments, "--verify"]) == 1
+    assert "train is not there; make it by" in capsys.readouterr().err
+    assert not os.path.exists(arguments[-1])
+
+
+def test_bad_file(root, arguments, capsys):
+    image_path(root, "train", "aachen", "000000_000019").write_bytes(b"")
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("ImageReadError: ") and said.endswith("is empty (0 bytes)\n")
+    assert not os.path.exists(arguments[-1])
+
+
+@pytest.mark.parametrize("more, code, expected", [
+    (["--num_workers", "-1"], 2, "--num_workers -1 is below 0"),
+    (["--opts", "train_dataset.dataset_root=nowhere"], 1, "nowhere is not a folder"),
+    (["--opts", "train_dataset.casche=x"], 2, "did you mean cache?"),
+])
+def test_wrong_arguments(arguments, more, code, expected, capsys):
+    assert main([*arguments, *more]) == code
+    assert expected in capsys.readouterr().err
+
+
+def test_a_data_set_without_caches(arguments, capsys, monkeypatch):
+    class Other(Cityscapes):
+        def __init__(self, dataset_root: str, mode: str = "train", transforms: list = ()):
+            super().__init__(transforms, dataset_root, mode)
+
+    monkeypatch.setitem(manager.DATASETS.components_dict, "Other", Other)
+    recipe = Path(arguments[1])
+    content = yaml.safe_load(recipe.read_text())
+    content["train_dataset"] = {"type": "Other", "dataset_root": "x"}
+    recipe.write_text(yaml.safe_dump(content))
+    assert main(arguments) == 2
+    assert "train_dataset: Other has no argument `cache`, so it can't use one" in capsys.readouterr().err
+
+
+def test_a_killed_process_leaves_no_cache(arguments):
+    """It is stopped when it has begun to write, with SIGKILL."""
+    script = f"""
+import os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from paddleseg.datasets import cache
+store = cache._store
+cache._store = lambda *arguments: print("storing", flush=True) or store(*arguments) and time.sleep(100)
+from tools.cache_dataset import main
+main({[*arguments, "--num_workers", "0"]!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "storing\n"
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert os.listdir(arguments[-1]) == ["train.tmp"]
+    assert main([*arguments, "--verify"]) == 1 and main(arguments) == 0
+    assert os.listdir(arguments[-1]) == ["train"]

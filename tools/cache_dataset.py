@@ -1,0 +1,93 @@
+"""Decode the images and labels of a recipe's data set once, into files that training maps into memory.
+
+    python tools/cache_dataset.py --config configs/encnet/encnet_cityscapes.yml --cache_dir /fast/cityscapes
+    python train.py --config configs/encnet/encnet_cityscapes.yml --opts train_dataset.cache=/fast/cityscapes
+
+Cityscapes' 2975 training images take 23 GiB. A cache that is there and fits the data set is kept, one that doesn't is
+replaced: run the same command again when files have changed.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Optional, Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from paddleseg.cvlibs.errors import ConfigError, DataError
+from paddleseg.utils.cli import add_debug_flag, run_main
+from paddleseg.utils.device import usable_cores
+
+
+def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
+    parser.add_argument("--opts", nargs="+", action="extend", metavar="KEY=VALUE", default=[],
+                        help="override values of the recipe, such as train_dataset.dataset_root=data/mine")
+    parser.add_argument("--split", choices=["train", "val"], default="train",
+                        help="train_dataset or val_dataset of the recipe (default: %(default)s)")
+    parser.add_argument("--cache_dir", required=True, metavar="DIR",
+                        help="where to write; each split has a folder in it")
+    parser.add_argument("--num_workers", type=int, default=usable_cores(), metavar="N",
+                        help="processes; the files don't depend on it (default: %(default)s, the cores)")
+    parser.add_argument("--verify", action="store_true",
+                        help="write nothing; compare every byte of the cache that is there with its checksum")
+    add_debug_flag(parser)
+    return parser.parse_args(argv)
+
+
+def build_dataset(args: argparse.Namespace):
+    """The data set of the split, read from its files, and its root."""
+    from paddleseg.cvlibs import builder, manager
+    from paddleseg.cvlibs.config import load_config
+
+    key = f"{args.split}_dataset"
+    config = load_config(args.config, args.opts)
+    builder.check(config, needed=(key, "model"))
+    section = config[key]
+    if "cache" not in section:
+        raise ConfigError(f"{config.path}: {key}: {section['type']} has no argument `cache`, so it can't use one")
+    return builder.build_component(manager.DATASETS, {**section, "cache": None}), section["dataset_root"]
+
+
+def verify(args: argparse.Namespace, dataset, root: str) -> None:
+    """Raise a DataError if the cache doesn't fit the data set or has changed since it was written."""
+    from paddleseg.datasets.cache import INDEX, PIXELS, Cache
+    from paddleseg.utils.checksums import damage
+
+    cache = Cache(args.cache_dir, dataset, root)
+    fault = damage(cache.folder, [INDEX, PIXELS])
+    if fault:
+        raise DataError(f"cache: {cache.folder}: {fault}; {cache.remedy}")
+
+
+def cache_dataset(args: argparse.Namespace) -> int:
+    if args.num_workers < 0:
+        raise ConfigError(f"--num_workers {args.num_workers} is below 0")
+    from paddleseg.datasets.cache import write_cache
+
+    started = time.perf_counter()
+    dataset, root = build_dataset(args)
+    where = f"{os.path.join(args.cache_dir, dataset.mode)}: {len(dataset)} samples"
+    use = f"{args.split}_dataset.cache: {args.cache_dir}"
+    try:
+        verify(args, dataset, root)
+        print(f"{where}, whole and up to date; use them by {use}")
+        return 0
+    except DataError:
+        if args.verify:
+            raise
+    size = write_cache(dataset, args.cache_dir, root, args.num_workers)
+    print(f"{where}, {size / 2 ** 30:.3g} GiB, written in {time.perf_counter() - started:.1f} s; use them by {use}")
+    return 0
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    return run_main(cache_dataset, parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
