@@ -1,0 +1,222 @@
+"""deploy/infer.py against the toolkit: the same preparation, the same labels and pictures, none of its code."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from deploy import infer
+from paddleseg import transforms as toolkit
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = "configs/quick_start/encnet_resnet18_scenes.yml"
+NORMALIZE = {"type": "Normalize", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
+RESIZE = {"type": "Resize", "target_size": [96, 64], "keep_ratio": False, "size_divisor": None, "interp": "LINEAR"}
+
+
+def python(*command, code=0):
+    """Run a command; returns what it printed, standard error behind standard output."""
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    printed = done.stdout + done.stderr
+    assert done.returncode == code, printed[-3000:]
+    return printed
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Three pictures of different sizes and formats, one in a folder."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for name, size in {"a.png": (64, 96), "b c.jpg": (50, 71), "sub/é.bmp": (72, 64)}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        patches = rng.integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3)).astype(np.uint8)
+        picture = patches.repeat(8, axis=0).repeat(8, axis=1)[:size[0], :size[1]]
+        Image.fromarray(cv2.GaussianBlur(np.ascontiguousarray(picture), (5, 5), 0)).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    from diff.inputs import random_weights
+    from paddleseg.cvlibs import builder
+    from paddleseg.cvlibs.config import load_config
+    from paddleseg.utils.weights import write_weights
+
+    config = load_config(str(ROOT / QUICK))
+    builder.check(config, needed=builder.INFERENCE)
+    shapes = {name: value.shape for name, value in builder.build_model(config).state_dict().items()}
+    path = tmp_path_factory.mktemp("weights") / "model.pdparams"
+    write_weights(str(path), random_weights(shapes))
+    return path
+
+
+def export(weights, folder, *flags, opts=()):
+    overrides = ["--opts", *opts] if opts else []
+    python("tools/export.py", "--config", QUICK, "--model_path", weights, "--save_dir", folder, "--threads", 1,
+           *overrides, *flags)
+    return folder / "deploy.yaml"
+
+
+@pytest.fixture(scope="module")
+def exported(weights, tmp_path_factory):
+    return export(weights, tmp_path_factory.mktemp("export") / "model")
+
+
+def predicted(weights, images, folder, opts=()):
+    overrides = ["--opts", *opts] if opts else []
+    python("predict.py", "--config", QUICK, "--model_path", weights, "--image_path", images, "--save_dir", folder,
+           *overrides)
+    return folder
+
+
+def same_files(found, expected):
+    """Every result of `expected` is in `found` too, with at most 0.1 % of its pixels different."""
+    names = sorted(path.relative_to(expected) for path in expected.rglob("*.png"))
+    assert len(names) == 9 and names == sorted(path.relative_to(found) for path in found.rglob("*.png"))
+    for name in names:
+        one, other = (np.array(Image.open(folder / name)) for folder in (found, expected))
+        assert one.shape == other.shape and one.dtype == other.dtype and np.mean(one != other) <= 1e-3, name
+
+
+# ---- preparation --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("chain", [
+    [NORMALIZE], [RESIZE, NORMALIZE], [{**RESIZE, "keep_ratio": True, "size_divisor": 16, "interp": "CUBIC"}],
+    [{"type": "ResizeByLong", "long_size": 77}, NORMALIZE],
+    [{"type": "ResizeByShort", "short_size": 40, "max_size": 50.0}, NORMALIZE],
+    [{"type": "ResizeByShort", "short_size": [90], "max_size": 1e10}],
+    [NORMALIZE, {"type": "Padding", "target_size": [100, 80], "im_padding_value": 0}],
+    [{"type": "Padding", "target_size": [128, 80], "im_padding_value": [1, 2, 3.5]}, NORMALIZE]], ids=str)
+def test_prepares_an_image_as_the_toolkit_does_to_the_last_bit(chain):
+    image = np.random.default_rng(1).integers(0, 256, (57, 83, 3)).astype(np.uint8)
+    compose = toolkit.Compose([getattr(toolkit, args["type"])(
+        **{key: value for key, value in args.items() if key != "type"}) for args in chain])
+    expected = compose({"img": image, "gt_fields": []})
+    found, changes = infer.prepare(image, chain)
+    assert np.array_equal(found[0], expected["img"]) and found.dtype == np.float32
+    assert [(name, tuple(size)) for name, size in expected["trans_info"]] == changes
+
+
+def test_random_and_unknown_transforms_are_told_apart():
+    assert not any(map(infer.undeployable, [NORMALIZE, RESIZE]))
+    assert all(map(infer.undeployable, [{"type": "RandomBlur"}, {**RESIZE, "interp": "RANDOM"},
+                                        {"type": "ResizeByShort", "short_size": [40, 60]}]))
+
+
+def test_labels_and_scores_come_back_to_the_size_of_the_file():
+    labels = np.arange(6, dtype=np.int32).reshape(2, 3)
+    changes = [("resize", (4, 4)), ("padding", (2, 2))]
+    expected = np.repeat(np.repeat([[0, 1], [3, 4]], 2, axis=0), 2, axis=1)
+    assert np.array_equal(infer.finish(labels, changes), expected)
+    scores = (np.arange(6)[:, None, None] == labels).astype(np.float32)
+    found = infer.finish(scores, changes)
+    assert found.dtype == np.uint8 and np.array_equal(found[[0, 0, 3, 3], [0, 3, 0, 3]], [0, 1, 3, 4])
+
+
+# ---- the command --------------------------------------------------------------------------------------
+
+def test_imports_nothing_of_the_toolkit(exported, images, tmp_path):
+    names = {alias.name.split(".")[0] for node in ast.walk(ast.parse((ROOT / "deploy" / "infer.py").read_text()))
+             if isinstance(node, (ast.Import, ast.ImportFrom))
+             for alias in ([ast.alias(node.module)] if isinstance(node, ast.ImportFrom) else node.names)}
+    assert names - sys.stdlib_module_names == {"cv2", "numpy", "yaml", "PIL", "paddle", "onnxruntime"}
+    alone = shutil.copy(ROOT / "deploy" / "infer.py", tmp_path / "infer.py")
+    code = (f"import sys, runpy; sys.argv[1:] = ['--config', {str(exported)!r}, '--image_path', "
+            f"{str(images / 'a.png')!r}, '--save_dir', {str(tmp_path / 'out')!r}]\n"
+            f"try: runpy.run_path({str(alone)!r}, run_name='__main__')\nexcept SystemExit as end: assert not end.code\n"
+            "print('TOOLKIT', [name for name in sys.modules if name.startswith('paddleseg')])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert "TOOLKIT []" in done.stdout, done.stderr[-2000:]
+    assert (tmp_path / "out" / "label" / "a.png").is_file()
+
+
+def test_paints_what_predict_paints(exported, weights, images, tmp_path):
+    expected = predicted(weights, images, tmp_path / "predict")
+    for backend in ("auto", "native"):
+        python("deploy/infer.py", "--config", exported, "--image_path", images, "--save_dir", tmp_path / backend,
+               "--backend", backend, "--threads", 1)
+        same_files(tmp_path / backend, expected)
+    assert len(np.unique(np.array(Image.open(expected / "label" / "a.png")))) > 1
+
+
+def test_logits_are_resized_back_as_predict_does(weights, images, tmp_path):
+    opts = ["val_dataset.transforms=[{type: Resize, target_size: [104, 72]}, {type: Normalize}]"]
+    deploy = export(weights, tmp_path / "model", "--output", "logits", opts=opts)
+    expected = predicted(weights, images, tmp_path / "predict", opts)
+    python("deploy/infer.py", "--config", deploy, "--image_path", images, "--save_dir", tmp_path / "out")
+    same_files(tmp_path / "out", expected)
+
+
+def test_onnx_paints_what_predict_paints(weights, images, tmp_path):
+    for module in ("onnx", "onnxruntime", "paddle2onnx"):
+        pytest.importorskip(module, reason=f"--format onnx needs {module}: requirements-onnx.txt")
+    deploy = export(weights, tmp_path / "model", "--format", "onnx")
+    assert sorted(path.name for path in deploy.parent.iterdir()) == ["deploy.yaml", "model.onnx"]
+    python("deploy/infer.py", "--config", deploy, "--image_path", images, "--save_dir", tmp_path / "out")
+    same_files(tmp_path / "out", predicted(weights, images, tmp_path / "predict"))
+
+
+def test_a_list_names_images_beside_it(images, tmp_path):
+    listing = images / "list.txt"
+    listing.write_text("a.png label.png\nb c.jpg\n\nsub/é.bmp,x\n", encoding="utf-8")
+    found, root = infer.list_images(str(listing))
+    assert infer.result_names(found, root) == ["a.png", "b c.png", "sub/é.png"]
+    assert infer.result_names(["x/a.jpg", "x/a.bmp"], "x") == ["a.jpg.png", "a.bmp.png"]
+
+
+# ---- bad input ----------------------------------------------------------------------------------------
+
+def spoiled(exported, folder, **changes):
+    """A copy of the export with other values in its deploy.yaml."""
+    shutil.copytree(exported.parent, folder)
+    section = yaml.safe_load(exported.read_text())["Deploy"]
+    (folder / "deploy.yaml").write_text(yaml.safe_dump({"Deploy": {**section, **changes}}))
+    return str(folder / "deploy.yaml")
+
+
+def test_damaged_files_are_named(exported, tmp_path):
+    deploy = spoiled(exported, tmp_path / "copy")
+    params = tmp_path / "copy" / "model.pdiparams"
+    params.write_bytes(params.read_bytes() + b"x")
+    with pytest.raises(infer.DeployError, match="model.pdiparams is damaged"):
+        infer.read_description(deploy)
+    params.unlink()
+    with pytest.raises(infer.DeployError, match="model.pdiparams is missing"):
+        infer.read_description(deploy)
+    (tmp_path / "copy" / "deploy.yaml").write_text("Deploy: [1]")
+    with pytest.raises(infer.DeployError, match="is no deploy.yaml of tools/export.py"):
+        infer.read_description(deploy)
+    with pytest.raises(infer.DeployError, match="can't be read: No such file"):
+        infer.read_description(str(tmp_path / "gone.yaml"))
+
+
+def test_one_line_says_what_is_wrong(exported, images, tmp_path, capsys):
+    def said(**flags):
+        given = {"config": exported, "image_path": images / "a.png", "save_dir": tmp_path / "out", **flags}
+        pairs = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
+        assert infer.main(infer.parse_args(pairs)) == 1
+        lines = capsys.readouterr().err.splitlines()
+        return next(line for line in lines if line.startswith("DeployError: "))
+
+    assert "doesn't run a model of format paddle" in said(backend="onnxruntime")
+    (tmp_path / "cut.png").write_bytes((images / "a.png").read_bytes()[:-30])
+    assert said(image_path=tmp_path / "cut.png").endswith("cut.png is cut off")
+    (tmp_path / "no.jpg").write_bytes(b"")
+    assert said(image_path=tmp_path / "no.jpg").endswith("not an image that OpenCV can decode")
+    fixed = spoiled(exported, tmp_path / "fixed", input_shape=[1, 3, 32, 32])
+    assert "exported for inputs of [1, 3, 32, 32]" in said(config=fixed)
+    import paddle
+    if not paddle.is_compiled_with_cuda():
+        assert "sees no GPU" in said(device="gpu")
+    if paddle.__version__.startswith("2."):
+        other = tmp_path / "newer"
+        section = {"format": "paddle", "model": "model.json", "params": "model.pdiparams", "paddle": "3.3.1"}
+        with pytest.raises(infer.DeployError, match="can't read it"):
+            infer.load_graph(str(other), section)

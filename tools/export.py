@@ -1,0 +1,263 @@
+"""Export a trained model for serving, with a deploy.yaml that describes what goes before and after it.
+
+    python tools/export.py --config configs/encnet/encnet_cityscapes.yml \\
+        --model_path output/best_model/model.pdparams --save_dir output/inference_model
+    … --output softmax --input_shape 1 3 512 1024
+    … --format onnx
+
+Batch norms are folded into the convolutions; height, width and the number of images stay free unless --input_shape
+sets them. The exported graph is then held against the trained model at several sizes: where rounding decides, at up to
+0.1 % of the pixels, labels may differ; beyond it nothing is written. `python deploy/infer.py --config DIR/deploy.yaml`
+runs it.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from paddleseg.cvlibs.errors import ConfigError, RunError
+from paddleseg.utils.cli import add_debug_flag, run_main
+
+DESCRIPTION = "deploy.yaml"
+OPSET = 17
+CHECK_SHAPES = ((2, 3, 64, 128), (1, 3, 97, 161), (1, 3, 256, 512))
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
+    parser.add_argument("--opts", nargs="+", action="extend", metavar="KEY=VALUE", default=[],
+                        help="override values of the recipe, such as model.num_codes=16")
+    parser.add_argument("--model_path", required=True, metavar="FILE",
+                        help="the weights, a model.pdparams, or a file in mmsegmentation's or PyTorch-Encoding's names")
+    parser.add_argument("--save_dir", default="output/inference_model", metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--format", choices=["paddle", "onnx"], default="paddle",
+                        help="for Paddle Inference (default), or for ONNX Runtime, which needs paddle2onnx")
+    parser.add_argument("--input_shape", nargs=4, type=int, metavar=("N", "C", "H", "W"), default=[-1, 3, -1, -1],
+                        help="of the images; -1 is free (default: -1 3 -1 -1)")
+    parser.add_argument("--output", "--output_op", choices=["argmax", "softmax", "logits", "none"], default="argmax",
+                        help="class indices (default), probabilities, or logits; PaddleSeg's none means logits")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores it may use)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in --save_dir")
+    add_debug_flag(parser)
+    args = parser.parse_args(argv)
+    args.output = "logits" if args.output == "none" else args.output
+    return args
+
+
+def check_shape(shape: Sequence[int]) -> None:
+    """Raise ConfigError for a shape that no graph here has."""
+    if shape[1] != 3 or any(side < 1 and side != -1 for side in shape):
+        raise ConfigError(f"--input_shape {' '.join(map(str, shape))}: N 3 H W is needed, each at least 1, or -1 for "
+                          f"any")
+
+
+def check_save_dir(save_dir: str, overwrite: bool) -> None:
+    """Refuse a directory that holds something else than an export, or one that nobody asked to overwrite."""
+    held = sorted(os.listdir(save_dir)) if os.path.isdir(save_dir) else []
+    if os.path.exists(save_dir) and not os.path.isdir(save_dir):
+        raise RunError(f"--save_dir {save_dir} is a file; name a directory")
+    if not held:
+        return
+    others = [name for name in held if name != DESCRIPTION and not name.startswith("model.")]
+    if others or DESCRIPTION not in held:
+        raise RunError(f"{save_dir} holds other files ({', '.join((others or held)[:4])}); name another --save_dir")
+    if not overwrite:
+        raise RunError(f"{save_dir} holds an exported model; --overwrite replaces it, another --save_dir keeps it")
+
+
+def import_paddle2onnx():
+    """The converter that goes with this Paddle."""
+    os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"  # it would call pip by itself
+    try:
+        import onnx  # noqa: F401  (paddle2onnx fails without it in words that don't tell)
+        import onnxruntime  # noqa: F401
+        import paddle2onnx
+    except ImportError as error:
+        import paddle
+
+        line = "requirements-onnx.txt"
+        if paddle.__version__.startswith("2."):
+            line += " 'paddle2onnx==1.3.1' 'numpy<2'"
+        raise RunError(f"--format onnx needs packages that are missing or don't fit ({' '.join(str(error).split())}): "
+                       f"pip install -r {line}") from error
+    return paddle2onnx
+
+
+def convert_to_onnx(graph: str, target: str) -> None:
+    """Write the ONNX model of a static graph; the graph's own files go."""
+    import inspect
+
+    paddle2onnx, params = import_paddle2onnx(), os.path.splitext(graph)[0] + ".pdiparams"
+    # Of Paddle 3's converter: leave the graph as it is, which ONNX Runtime optimises when it loads it.
+    plain = {"optimize_tool": "None"} if "optimize_tool" in inspect.signature(paddle2onnx.export).parameters else {}
+    try:
+        paddle2onnx.export(graph, params, save_file=target, opset_version=OPSET, verbose=False, **plain)
+    except Exception as error:  # whatever the converter raises
+        raise RunError(f"paddle2onnx can't convert this model: {' '.join(str(error).split())[:200]}") from error
+    if not os.path.isfile(target):
+        raise RunError("paddle2onnx wrote no model; what it printed above says why")
+    os.remove(graph)
+    os.remove(params)
+
+
+def class_names(config) -> List[str]:
+    """The names of the classes; where the recipe has none, their numbers."""
+    from paddleseg.datasets.cityscapes import train_labels
+
+    section = config["val_dataset"]
+    if section["type"] == "Cityscapes":
+        return [label.name for label in train_labels()]
+    return list(section.get("class_names") or map(str, range(config["model"]["num_classes"])))
+
+
+def check_transforms(config, output: str) -> None:
+    """Refuse transforms of val_dataset that can't be deployed, and say what will differ from predict.py.
+
+    Raises:
+        ConfigError: deploy/infer.py doesn't know one.
+    """
+    from deploy.infer import TRANSFORMS, undeployable
+    from paddleseg.utils import logger
+
+    transforms = config["val_dataset"]["transforms"]
+    for index, transform in enumerate(transforms):
+        if undeployable(transform):
+            raise ConfigError(f"{config.path}: val_dataset.transforms.{index}, {transform['type']}, can't be deployed; "
+                              f"deploy/infer.py does {', '.join(TRANSFORMS)}, with nothing random")
+    if output == "argmax" and any(transform["type"].startswith("Resize") for transform in transforms):
+        logger.warning("val_dataset resizes: the exported labels will be resized back by nearest neighbour; with "
+                       "--output logits the logits are, as predict.py does it")
+    if config["test_config"].get("is_slide") or config["test_config"].get("aug_eval"):
+        logger.warning("the graph sees an image whole and once: windows, scales and flips of test_config aren't in it")
+
+
+def write_graph(folded, folder: str, args: argparse.Namespace) -> Dict[str, str]:
+    """Write the graph's files; returns their names by their keys in deploy.yaml."""
+    from paddleseg.core.export import save_graph
+
+    shape = [None if side == -1 else side for side in args.input_shape]
+    graph = save_graph(folded, os.path.join(folder, "model"), args.output, shape,
+                       wide_resize=args.format == "paddle")  # which ONNX Runtime has no kernel for
+    if args.format == "onnx":
+        convert_to_onnx(graph, os.path.join(folder, "model.onnx"))
+        return {"model": "model.onnx"}
+    return {"model": os.path.basename(graph), "params": "model.pdiparams"}
+
+
+def describe(config, files: Dict[str, str], folder: str, args: argparse.Namespace) -> Dict:
+    """The `Deploy` section; keys that PaddleSeg's has are named and meant as there."""
+    import paddle
+
+    import paddleseg
+    from paddleseg.cvlibs import builder
+    from paddleseg.utils.checksums import sha256
+
+    return {
+        **files,
+        "format": args.format,
+        "input_shape": list(args.input_shape),
+        "output_op": args.output,
+        "output_dtype": "int32" if args.output == "argmax" else "float32",
+        "transforms": config["val_dataset"]["transforms"],
+        "channel_order": "RGB",
+        "class_names": class_names(config),
+        "palette": builder.dataset_palette(config).tolist(),
+        "toolkit": f"EncNet-Paddle {paddleseg.__version__}",
+        "paddle": paddle.__version__,
+        "sha256": {name: sha256(os.path.join(folder, name)) for name in files.values()},
+    }
+
+
+def check_graph(model, folder: str, section: Dict, args: argparse.Namespace) -> Tuple[List, str]:
+    """Hold the graph against the model, as deploy/infer.py runs it; notes whether oneDNN computes it correctly.
+
+    Returns: the comparisons and the backend.
+
+    Raises:
+        RunError: too many labels differ.
+    """
+    from deploy.infer import BACKENDS, load_graph
+    from paddleseg.core.export import TOLERANCE, compare
+    from paddleseg.utils import logger
+
+    shapes = sorted({tuple(given if given != -1 else free for given, free in zip(args.input_shape, shape))
+                     for shape in CHECK_SHAPES})
+    fault = ""
+    for backend in BACKENDS[args.format]:
+        try:
+            comparisons = compare(model, load_graph(folder, section, "cpu", args.threads, backend), args.output, shapes)
+            worst = max(comparison.differing for comparison in comparisons)
+            fault = f"{100 * worst:.3g} % of the labels differ from the model's, over {100 * TOLERANCE:.3g} %"
+        except Exception as error:  # a runtime that can't run the graph says so in many ways
+            worst, fault = 1.0, f"{type(error).__name__}: {' '.join(str(error).split())[-200:]}"
+        if worst <= TOLERANCE:
+            if args.format == "paddle":
+                section["onednn"] = backend == "onednn"
+            return comparisons, backend
+        logger.warning(f"the exported graph is not right with {backend}: {fault}")
+    raise RunError(f"the exported graph doesn't do what the model does, and isn't kept: {fault}")
+
+
+def print_comparisons(comparisons: Sequence, backend: str) -> None:
+    from prettytable import PrettyTable
+
+    table = PrettyTable(["input", "labels that differ", "model ms", f"{backend} ms", "ratio"])
+    for comparison in comparisons:
+        table.add_row(["x".join(map(str, comparison.shape)), f"{100 * comparison.differing:.4f} %",
+                       f"{1000 * comparison.eager_sec:.1f}", f"{1000 * comparison.graph_sec:.1f}",
+                       f"{comparison.graph_sec / comparison.eager_sec:.2f}"])
+    print(table)
+
+
+def finish_files(folder: str, section: Dict) -> None:
+    """Write deploy.yaml, and see to it that all files reach the disk."""
+    import yaml
+
+    from paddleseg.utils.atomic import atomic_path
+
+    for name in section["sha256"]:
+        with atomic_path(os.path.join(folder, name)) as temporary:
+            os.rename(os.path.join(folder, name), temporary)
+    with atomic_path(os.path.join(folder, DESCRIPTION)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write("# Written by tools/export.py; deploy/infer.py reads it.\n")
+        yaml.safe_dump({"Deploy": section}, file, sort_keys=False, allow_unicode=True, default_flow_style=None,
+                       width=120)
+
+
+def main(args: argparse.Namespace) -> int:
+    from paddleseg.core.export import folded
+    from paddleseg.cvlibs import builder
+    from paddleseg.cvlibs.config import load_config
+    from paddleseg.utils import device, logger
+    from paddleseg.utils.atomic import atomic_directory
+
+    check_shape(args.input_shape)
+    check_save_dir(args.save_dir, args.overwrite)
+    config = load_config(args.config, args.opts, builder.flag_values(args))
+    builder.check(config, needed=builder.INFERENCE)
+    check_transforms(config, args.output)
+    if args.format == "onnx":
+        import_paddle2onnx()
+    args.threads = builder.build_train_options(config).threads
+    logger.setup_logging(0)
+    device.start_process("cpu", args.threads)
+
+    model = builder.build_trained_model(config, args.model_path)
+    model.eval()
+    with atomic_directory(os.path.normpath(args.save_dir)) as folder:
+        section = describe(config, write_graph(folded(model), folder, args), folder, args)
+        comparisons, backend = check_graph(model, folder, section, args)
+        finish_files(folder, section)
+    print_comparisons(comparisons, backend)
+    logger.info(f"the exported model is in {args.save_dir}; run it with: python deploy/infer.py --config "
+                f"{os.path.join(args.save_dir, DESCRIPTION)} --image_path IMAGE")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, parse_args()))
