@@ -1,44 +1,35 @@
-"""Time and memory of the Encoding layer against two direct forms, which hold every residual.
+"""Time and extra memory of the Encoding layer, forward and backward, against PaddleSeg 2.8.0's layer.
 
-    python benchmarks/encoding.py [--rounds 3]
+    python benchmarks/encoding.py [--rounds 3] [--only TEXT]
 
-    direct  the operations of the published implementations (PaddleSeg's): the pixels repeated for every
-            codeword, their residuals taken once for the distances and once more for the sum
-    lean    the leanest direct form: residuals taken once, by broadcasting, and squared without a power
+    ours             two matrix products
+    PaddleSeg 2.8.0  its own code: the pixels repeated for every codeword, their residuals taken once for the distances
+                     and once more for the sum
+    lean             the leanest form that still holds every residual: taken once, by broadcasting
 
-Each call, forward and backward at (2, 512, 64, 128) with 32 codewords in float32, runs in a process of
-its own, on one thread, the forms in turn. Extra memory is the peak resident set above that of the
-process with its inputs built. Aim: at least 100 times faster than `direct`, a tenth of its memory at most.
-A round takes under a minute and 6 GB.
+In float32 on one thread, at the size of a Cityscapes crop's features, then growing in pixels and in codewords. Each
+measurement has a process of its own, warmed up on a small layer; a pass is repeated for a second, and the median is its
+time. Extra memory is the peak resident set of the first (on a GPU: of what is allocated) above that with the inputs
+built. The norms of all gradients must agree, or the benchmark fails.
 """
 
-import argparse
-import os
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-SHAPE = (2, 512, 64, 128)
-NUM_CODES = 32
-FORMS = ("layer", "direct", "lean")
+from harness import ROOT, Aim, Case, peak_mib, reset_peak, run, use_paddleseg
 
-
-def direct(x, codewords, scale):
-    """e_k = sum_i a_ik (x_i - c_k) with two (N, P, K, D) residuals; x is (N, D, H, W)."""
-    import paddle.nn.functional as F
-
-    pixels = x.flatten(2).transpose([0, 2, 1]).unsqueeze(2)
-    repeats = [1, 1, codewords.shape[0], 1]
-    distance = (pixels.tile(repeats) - codewords).pow(2).sum(axis=3)
-    weights = F.softmax(scale * distance, axis=2)
-    return (weights.unsqueeze(3) * (pixels.tile(repeats) - codewords)).sum(axis=1)
+QUESTION = "Encoding layer, forward and backward"
+OURS, PADDLESEG, LEAN = "ours", "PaddleSeg 2.8.0", "lean"
+HEADLINE = (64, 128, 32)  # H, W, K
+SMALL = (32, 64, 32)
+PIXELS = ((16, 32, 32), SMALL, HEADLINE, (128, 256, 32))
+CODES = ((32, 64, 8), (32, 64, 16), SMALL, (32, 64, 64))
+BATCH, CHANNELS = 2, 512
+UNITS = {"time": "s", "extra memory": "MiB"}
 
 
 def lean(x, codewords, scale):
-    """As `direct`, with one residual."""
+    """e_k = sum_i a_ik (x_i - c_k) with one (N, P, K, D) residual; x is (N, D, H, W)."""
     import paddle.nn.functional as F
 
     residual = x.flatten(2).transpose([0, 2, 1]).unsqueeze(2) - codewords
@@ -46,77 +37,79 @@ def lean(x, codewords, scale):
     return (weights.unsqueeze(3) * residual).sum(axis=1)
 
 
-def peak_mib():
-    """The peak resident set of this process since the last `reset_peak`."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+def case_name(height: int, width: int, codes: int) -> str:
+    return f"({BATCH}, {CHANNELS}, {height}, {width}), K = {codes}"
 
 
-def reset_peak():
-    """Let the peak start from the present resident set (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
+def cases(args):
+    aims = (Aim("time", 1 / 100, PADDLESEG), Aim("extra memory", 1 / 20, PADDLESEG))
+    for size in sorted({HEADLINE, *PIXELS, *CODES}, key=lambda size: (size != HEADLINE, size)):
+        # At 128 x 256 PaddleSeg's layer would take 23 GB.
+        sides = {HEADLINE: (OURS, PADDLESEG, LEAN), PIXELS[-1]: (OURS,)}.get(size, (OURS, PADDLESEG))
+        yield Case(case_name(*size), sides, UNITS, args.rounds, {"size": size}, aims if size == HEADLINE else (),
+                   keep_alive=False, agree={"gradients": 1e-4})
 
 
-def measure(form):
-    """One forward and backward pass; prints seconds, MiB and a checksum of the gradients."""
-    sys.path.insert(0, str(ROOT))
+def prepare(side, arguments):
+    """The measurement of one side; every side has the same random weights, input and direction."""
+    import sys
+
+    if side == PADDLESEG:
+        use_paddleseg()
+        from paddleseg.models.encnet import Encoding
+    else:
+        sys.path.insert(0, str(ROOT))
+        from paddleseg.models.layers import Encoding
+        from paddleseg.utils.device import use_fast_kernels
+
+        use_fast_kernels()  # as train.py does
     import paddle
 
-    from paddleseg.models.layers import Encoding
-
+    height, width, codes = arguments["size"]
     paddle.seed(0)
-    layer = Encoding(SHAPE[1], NUM_CODES)
-    x = paddle.randn(SHAPE)
+    layer = Encoding(CHANNELS, codes)
+    x = paddle.randn([BATCH, CHANNELS, height, width])
     x.stop_gradient = False
-    direction = paddle.randn([SHAPE[0], NUM_CODES, SHAPE[1]])
-    Encoding(4, 2)(paddle.randn([1, 4, 2, 2])).sum().backward()  # loads the kernels
-    reset_peak()
-    before_mib = peak_mib()
-    start = time.perf_counter()
-    if form == "layer":
-        out = layer(x)
-    else:
-        out = {"direct": direct, "lean": lean}[form](x, layer.codewords, layer.scale)
-    (out * direction).sum().backward()
-    seconds = time.perf_counter() - start
-    checksum = x.grad.square().sum().item() + layer.codewords.grad.square().sum().item()
-    print(seconds, peak_mib() - before_mib, checksum)
+    direction = paddle.randn([BATCH, codes, CHANNELS])
+
+    def one_pass():
+        for tensor in (x, layer.codewords, layer.scale):
+            tensor.clear_gradient(False)  # gone, not zero: none is added to
+        start = time.perf_counter()
+        out = lean(x, layer.codewords, layer.scale) if side == LEAN else layer(x)
+        (out * direction).sum().backward()
+        layer.codewords.grad.sum().item()  # which waits for a GPU
+        return time.perf_counter() - start
+
+    def measure():
+        Encoding(4, 2)(paddle.randn([1, 4, 2, 2])).sum().backward()  # loads the kernels
+        reset_peak()
+        before_mib = peak_mib()
+        times = [one_pass()]
+        memory_mib = peak_mib() - before_mib
+        while sum(times) < 1:
+            times.append(one_pass())
+        norms = [tensor.grad.square().sum().item() for tensor in (x, layer.codewords, layer.scale)]
+        return {"time": statistics.median(times), "extra memory": memory_mib, "gradients": sum(norms)}
+
+    return measure
 
 
-def run(form):
-    """`measure` in a process of its own; returns what it printed."""
-    result = subprocess.run([sys.executable, __file__, "--measure", form], env={**os.environ, **one_thread()},
-                            stdout=subprocess.PIPE, text=True, check=True)
-    return [float(value) for value in result.stdout.split()]
-
-
-def one_thread():
-    return {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="calls of each form (default 3)")
-    parser.add_argument("--measure", choices=FORMS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.measure:
-        measure(args.measure)
-        return
-    results = {form: [] for form in FORMS}
-    for index in range(args.rounds):
-        for form in FORMS:
-            results[form].append(run(form))
-            seconds, mib, _ = results[form][-1]
-            print(f"round {index + 1}/{args.rounds}  {form:<6}  {seconds:8.3f} s  {mib:8.1f} MiB",
-                  flush=True)
-    median = {form: [statistics.median(column) for column in zip(*results[form])] for form in FORMS}
-    layer_sec, layer_mib, layer_checksum = median["layer"]
-    for form in FORMS[1:]:
-        seconds, mib, checksum = median[form]
-        print(f"against {form:<6}  {seconds / layer_sec:.0f} times faster, {layer_mib / mib:.4f} of its "
-              "extra memory, squared norms of the gradients differ by "
-              f"{abs(layer_checksum / checksum - 1):.1e}")
+def growth(rows):
+    """A table of how time and memory grow with the pixels and with the codewords, from the rows' medians."""
+    medians = {(row["case"], row["side"], row["measure"]): statistics.median(row["values"])
+               for row in rows if row["values"]}
+    body = []
+    for what, first, last in (("16 times the pixels", PIXELS[0], PIXELS[-2]),
+                              ("8 times the codewords", CODES[0], CODES[-1])):
+        for side in (OURS, PADDLESEG):
+            ends = [[medians.get((case_name(*size), side, measure)) for size in (first, last)] for measure in UNITS]
+            if all(map(all, ends)):
+                body.append([what, side, *(round(end / begin, 2) for begin, end in ends)])
+    return [{"title": "Growth", "note": f"From {case_name(*PIXELS[0])} to {case_name(*PIXELS[-2])}, and from "
+             f"{case_name(*CODES[0])} to {case_name(*CODES[-1])}: how many times as much.",
+             "columns": ["", "side", *UNITS], "rows": body}] if body else []
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, QUESTION, cases, prepare, __doc__, rounds=3, tables=growth)

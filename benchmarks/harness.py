@@ -4,22 +4,25 @@ A benchmark file names its question and its sides. Each side runs in a child pro
 --side), so that PaddleSeg's package, PyTorch's threads and one side's memory can't touch another's; the parent asks
 them in turn, round by round, so that all see the same machine. A ratio is taken within each round.
 
-A file calls `run(__file__, QUESTION, cases, prepare)`, where `prepare(side, case)` runs in the child and returns a
-function that measures once and returns {measure: value}. Results go to output/benchmarks/<file's name>.json, from
-which benchmarks/report.py makes RESULTS.md.
+A file calls `run(__file__, QUESTION, cases, prepare, __doc__, rounds)`, where `prepare(side, arguments)` runs in the
+child and returns a function that measures once and returns {measure: value}. Results go to
+output/benchmarks/<file's name>.json, from which benchmarks/report.py makes RESULTS.md. A peer that isn't installed has
+its rows too, which say so.
 """
 
 import argparse
 import contextlib
 import datetime
+import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "output" / "benchmarks"
@@ -54,6 +57,8 @@ class Case:
         keep_alive: the sides' processes live through all rounds, and measure once unseen first; else each
             measurement has a process of its own, which suits what needs much memory.
         threads: of each side.
+        agree: measure -> the relative difference from ours that every side's may have; such a measure is no row, it
+            shows that the sides computed the same.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Case:
     aims: Sequence[Aim] = ()
     keep_alive: bool = True
     threads: int = 1
+    agree: Mapping[str, float] = field(default_factory=dict)
 
 
 class Child:
@@ -71,21 +77,22 @@ class Child:
 
     def __init__(self, file: str, side: str, case: Case):
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment = {**os.environ, **dict.fromkeys(names, str(case.threads))}
+        environment = {**os.environ, **dict.fromkeys(names, str(case.threads)), "PYTHONWARNINGS": "ignore"}
         self.side = side
         self.process = subprocess.Popen([sys.executable, file, "--side", side, json.dumps(case.arguments)], text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
     def measure(self) -> Measurement:
-        self.process.stdin.write("measure\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            print("measure", file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
             raise SystemExit(f"{self.side}: its process ended with {self.process.wait()}; its error is above")
         return json.loads(answer)
 
     def close(self) -> None:
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 
@@ -99,25 +106,34 @@ def serve(prepare: Callable[[str, Dict], Callable[[], Measurement]], side: str, 
 
 
 def take_turns(file: str, case: Case) -> Dict[str, List[Measurement]]:
-    """Every side's measurements, one of each in every round."""
-    results: Dict[str, List[Measurement]] = {side: [] for side in case.sides}
+    """The measurements of every side that is installed, one of each in every round."""
+    results: Dict[str, List[Measurement]] = {side: [] for side in case.sides if not why_missing(side)}
     with contextlib.ExitStack() as stack:
         children = {}
         if case.keep_alive:
-            children = {side: Child(file, side, case) for side in case.sides}
+            children = {side: Child(file, side, case) for side in results}
             for child in children.values():
                 stack.callback(child.close)
                 child.measure()
         for index in range(case.rounds):
-            for side in case.sides:
+            for side in results:
                 child = children.get(side) or Child(file, side, case)
                 results[side].append(child.measure())
                 if side not in children:
                     child.close()
                 print(f"  round {index + 1}/{case.rounds}  {side:<24}" + "".join(
-                    f"  {measure} {value:.4g} {case.units[measure]}" for measure, value in results[side][-1].items()),
-                    flush=True)
+                    f"  {measure} {value:.4g} {case.units.get(measure, '')}".rstrip()
+                    for measure, value in results[side][-1].items()), flush=True)
+                check_agreement(case, side, results[side][-1], results[case.sides[0]][-1])
     return results
+
+
+def check_agreement(case: Case, side: str, theirs: Measurement, ours: Measurement) -> None:
+    """SystemExit where a side didn't compute what ours did."""
+    for measure, tolerance in case.agree.items():
+        if not abs(theirs[measure] - ours[measure]) <= tolerance * abs(ours[measure]):
+            raise SystemExit(f"{case.name}: {measure} is {theirs[measure]:.9g} for {side} and {ours[measure]:.9g} for "
+                             f"{case.sides[0]}; they may differ by {tolerance:g} of it")
 
 
 def ratios(results: Mapping[str, List[Measurement]], side: str, other: str, measure: str) -> List[float]:
@@ -125,37 +141,53 @@ def ratios(results: Mapping[str, List[Measurement]], side: str, other: str, meas
     return [mine[measure] / theirs[measure] for mine, theirs in zip(results[side], results[other])]
 
 
+def number(value: float) -> str:
+    """Three significant digits, without an exponent where it is large."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
+
+
 def spread(values: Sequence[float]) -> str:
     """median (lowest to highest)."""
-    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+    if len(values) == 1:
+        return number(values[0])
+    return f"{number(statistics.median(values))} ({number(min(values))} to {number(max(values))})"
 
 
 def summary(case: Case, results: Mapping[str, List[Measurement]]) -> List[Dict]:
-    """One row for each measure and side: the figures, the ratio of ours to it, and whether an aim is met."""
+    """One row for each measure and side: the figures, the ratio of ours to it, and whether an aim is met.
+
+    A side without results has rows without figures, which say why; a measure that a side doesn't take has none.
+    """
     rows, ours = [], case.sides[0]
     for measure, unit in case.units.items():
         for side in case.sides:
-            if any(measure not in measurement for measurement in results[ours] + results[side]):
-                continue
-            values = [measurement[measure] for measurement in results[side]]
-            ratio = None if side == ours else ratios(results, ours, side, measure)
             aim = next((aim for aim in case.aims if aim.measure == measure and
                         aim.against == (None if side == ours else side)), None)
-            judged = values if side == ours else ratio
-            rows.append({"case": case.name, "measure": measure, "unit": unit, "side": side, "values": values,
-                         "ratios": ratio, "at_most": aim.at_most if aim else None,
-                         "met": statistics.median(judged) <= aim.at_most if aim else None})
+            row = {"case": case.name, "measure": measure, "unit": unit, "side": side, "arguments": case.arguments,
+                   "values": [], "ratios": None, "at_most": aim.at_most if aim else None, "met": None, "missing": None}
+            if not results.get(side):
+                rows.append({**row, "missing": why_missing(side) or "not run"})
+                continue
+            if any(measure not in measurement for measurement in results[ours] + results[side]):
+                continue
+            row["values"] = [measurement[measure] for measurement in results[side]]
+            row["ratios"] = None if side == ours else ratios(results, ours, side, measure)
+            if aim:
+                row["met"] = statistics.median(row["ratios"] or row["values"]) <= aim.at_most
+            rows.append(row)
     return rows
 
 
 def show(rows: Sequence[Dict]) -> None:
     """Print the rows of one case."""
     for row in rows:
-        line = f"{row['measure']:<12}{row['side']:<24}{spread(row['values'])} {row['unit']}"
+        figures = row["missing"] or f"{spread(row['values'])} {row['unit']}"
+        line = f"{row['measure']:<14}  {row['side']:<24}  {figures}"
         if row["ratios"]:
             line += f"; ours / this: {spread(row['ratios'])}"
-        if row["at_most"] is not None:
-            line += f"; at most {row['at_most']:.3g}: {'met' if row['met'] else 'MISSED'}"
+        if row["met"] is not None:
+            line += f"; at most {number(row['at_most'])}: {'met' if row['met'] else 'MISSED'}"
         print(line, flush=True)
 
 
@@ -170,24 +202,80 @@ def machine() -> Dict[str, str]:
     for name in ("paddlepaddle", "paddlepaddle-gpu", "torch", "mmsegmentation", "numpy", "onnxruntime"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             facts[name] = importlib.metadata.version(name)
+    for package in importlib.metadata.distributions(path=[paddleseg_folder()] if paddleseg_folder() else []):
+        facts[package.metadata["Name"]] = package.version
+    if "paddlepaddle-gpu" in facts:
+        facts["GPU"] = ", ".join(gpu.name for gpu in load_file("tools/gpus.py").visible_gpus())
     return facts
 
 
+def load_file(path: str):
+    """A module of this repository, by its path, without a folder of it on sys.path."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def paddle_cuda():
+    """paddle.device.cuda in a process that computes on a GPU by Paddle; else None."""
+    paddle = sys.modules.get("paddle")
+    return paddle.device.cuda if paddle and paddle.get_device().startswith("gpu") else None
+
+
 def peak_mib() -> float:
-    """The peak resident set of this process since the last `reset_peak` (Linux)."""
+    """The peak since the last `reset_peak`: of the resident set (Linux), or of what Paddle allocated on the GPU."""
+    if paddle_cuda():
+        return paddle_cuda().max_memory_allocated() / 2 ** 20
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 
 def reset_peak() -> None:
-    """Let the peak start from the present resident set (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
+    """Let the peak start from what is held at present; Paddle 2 can't on a GPU, where it stays that of the process."""
+    if not paddle_cuda():
+        Path("/proc/self/clear_refs").write_text("5")
+    elif hasattr(paddle_cuda(), "reset_max_memory_allocated"):
+        paddle_cuda().reset_max_memory_allocated()
 
 
 def paddleseg_folder() -> Optional[str]:
     """The folder that holds PaddleSeg's package, where `make bench` puts it; None without it."""
     folder = ROOT / ".venv-align" / "paddleseg"
     return str(folder) if (folder / "paddleseg" / "models" / "encnet.py").is_file() else None
+
+
+def use_paddleseg() -> None:
+    """In a child: let `import paddleseg` find PaddleSeg's package, mended by diff/paddleseg_reference.py."""
+    load_file("diff/paddleseg_reference.py").prepare(paddleseg_folder())
+
+
+def why_missing(side: str) -> Optional[str]:
+    """Why a side can't be measured; None for one that can. Sides bear the names of what they need."""
+    def lacks(*modules: str) -> bool:
+        return not all(map(importlib.util.find_spec, modules))
+
+    if side.startswith("PaddleSeg") and paddleseg_folder() is None:
+        return "not run: PaddleSeg isn't installed, `make align-env` does it"
+    if side.startswith("mmsegmentation") and lacks("torch", "mmseg"):
+        return "not run: mmsegmentation isn't installed beside this Python, `make align-env` does it"
+    if side.endswith("ONNX Runtime") and lacks("onnx", "onnxruntime", "paddle2onnx"):
+        return "not run: requirements-onnx.txt isn't installed beside this Python"
+    return None
+
+
+def scenes(count: int, height: int, width: int) -> Path:
+    """The folder of `count` drawn scenes for training and one for validation, drawn if they aren't there."""
+    folder = OUTPUT / f"scenes_{count}_{height}x{width}"
+    if not folder.exists():
+        OUTPUT.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=OUTPUT) as scratch:
+            drawn = Path(scratch, "scenes")
+            subprocess.run([sys.executable, str(ROOT / "tools" / "make_scenes.py"), str(drawn), "--train", str(count),
+                            "--val", "1", "--test", "1", "--size", str(height), str(width)], check=True,
+                           stdout=subprocess.DEVNULL)
+            drawn.rename(folder)
+    return folder
 
 
 def parse(doc: str, rounds: Optional[int] = None) -> argparse.Namespace:
@@ -199,31 +287,73 @@ def parse(doc: str, rounds: Optional[int] = None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(file: str, question: str, cases: Callable[[argparse.Namespace], Sequence[Case]],
-        prepare: Callable[[str, Dict], Callable[[], Measurement]], doc: str, rounds: int) -> None:
+def run(file: str, question: str, cases: Callable[[argparse.Namespace], Iterable[Case]],
+        prepare: Callable[[str, Dict], Callable[[], Measurement]], doc: str, rounds: int,
+        tables: Optional[Callable[[Sequence[Dict]], Sequence[Dict]]] = None) -> None:
     """The whole of a benchmark: measure every case, print it, and keep the rows for the report.
+
+    What is measured is kept case by case. With --only the other cases keep the rows that they have, if those were
+    measured on the same machine and versions.
 
     Args:
         question: the heading of its table in RESULTS.md.
         cases: given the command line, what to measure.
         prepare: given side and arguments, in that side's process, returns the function that measures once.
+        tables: given all rows, what to show beside them; see `save`.
     """
     args = parse(doc, rounds)
     if args.side:
         serve(prepare, args.side[0], json.loads(args.side[1]))
         return
-    rows = []
-    for case in cases(args):
-        if args.only in case.name:
-            print(case.name, flush=True)
-            rows += summary(case, take_turns(file, case))
-            show([row for row in rows if row["case"] == case.name])
-    save(file, question, rows)
+    planned = list(cases(args))
+    chosen = [case for case in planned if args.only in case.name]
+    if not chosen:
+        print(f"no case holds {args.only!r}; there are " + "; ".join(case.name for case in planned), flush=True)
+        return
+    earlier = earlier_rows(file) if args.only else {}
+    rows = {case.name: earlier.get(case.name) or summary(case, {}) for case in planned}
+
+    def keep() -> None:
+        flat = [row for of_case in rows.values() for row in of_case]
+        save(file, question, flat, tables=tables(flat) if tables else ())
+
+    if not args.only:
+        keep()
+    for case in chosen:
+        print(case.name, flush=True)
+        rows[case.name] = summary(case, take_turns(file, case))
+        show(rows[case.name])
+        keep()
 
 
-def save(file: str, question: str, rows: Sequence[Dict], **more) -> None:
-    """Keep a benchmark's rows, and `more` of its own, for benchmarks/report.py."""
+def results_file(file: str) -> Path:
+    """Where the results of a benchmark file are kept."""
+    return OUTPUT / (Path(file).stem + ".json")
+
+
+def earlier_rows(file: str) -> Dict[str, List[Dict]]:
+    """The rows that an earlier call kept, by case; none where it ran elsewhere, since then they don't compare."""
+    if not results_file(file).exists():
+        return {}
+    earlier = json.loads(results_file(file).read_text())
+    if {**earlier["machine"], "date": None} != {**machine(), "date": None}:
+        print("the earlier rows are of another machine or other versions, and go", flush=True)
+        return {}
+    kept: Dict[str, List[Dict]] = {}
+    for row in earlier["rows"]:
+        kept.setdefault(row["case"], []).append(row)
+    return kept
+
+
+def save(file: str, question: str, rows: Sequence[Dict], tables: Sequence[Dict] = ()) -> None:
+    """Keep a benchmark's rows for benchmarks/report.py.
+
+    Args:
+        tables: to be shown beside the rows, each {"title": …, "note": …, "columns": […], "rows": [[…], …]}; texts and
+            numbers.
+    """
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    target = OUTPUT / (Path(file).stem + ".json")
-    target.write_text(json.dumps({"question": question, "machine": machine(), "rows": list(rows), **more}, indent=1))
-    print(f"{target.relative_to(ROOT)} is written", flush=True)
+    content = {"question": question, "machine": machine(), "rows": list(rows), "tables": list(tables)}
+    with tempfile.NamedTemporaryFile("w", dir=OUTPUT, suffix=".tmp", delete=False) as temporary:
+        temporary.write(json.dumps(content, indent=1))
+    os.replace(temporary.name, results_file(file))
