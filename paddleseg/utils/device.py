@@ -97,6 +97,10 @@ def set_device(device: str) -> str:
         raise RunError(f"--device gpu: this Paddle {paddle.__version__} {why}; --device cpu runs on the CPU")
     chosen = "gpu" if device == "gpu" or (device == "auto" and gpus > 0) else "cpu"
     paddle.set_device(f"gpu:{os.environ.get('FLAGS_selected_gpus', '0').split(',')[0]}" if chosen == "gpu" else "cpu")
+    if chosen == "gpu":
+        # From Ampere on Paddle would round the factors of float32 products to TF32, 10 bits as in fp16: too few for
+        # the Encoding layer's squared distances. PyTorch doesn't; in convolutions both do.
+        paddle.base.core.set_cublas_switch(False)
     return chosen
 
 

@@ -73,6 +73,33 @@ def test_two_processes_with_accumulation_equal_one(tmp_path):
     assert_close(two, one, 1e-12)
 
 
+STEPS_WITH = """
+from paddleseg.core.train import backward
+from paddleseg.core.precision import MixedPrecision
+from paddleseg.models import FCN
+from paddleseg.models.backbones import ResNet18_vd
+state = {}
+for stages in (), (1, 2, 3, 4):
+    paddle.seed(0)
+    model = FCN(3, ResNet18_vd(base_channels=4, recompute_stages=stages), channels=8, dropout=0.0, aux_dropout=0.0)
+    optimizer, runner = SGD(model, momentum=0.9), paddle.DataParallel(model)
+    optimizer.set_lr(0.1)
+    for step in range(2):
+        rng = np.random.default_rng([step, distributed.rank()])
+        batch = {"img": paddle.to_tensor(rng.normal(size=(2, 3, 32, 48)).astype("float32")),
+                 "label": paddle.to_tensor(rng.integers(0, 3, (2, 32, 48)))}
+        backward(runner, [(CrossEntropyLoss(), 1.0)] * 2, batch, MixedPrecision())
+        MixedPrecision().step(optimizer)
+    state.update({f"{len(stages)} {name}": value.numpy() for name, value in model.state_dict().items()})
+"""
+
+
+def test_two_processes_compute_stages_again(tmp_path):
+    for state in launch(tmp_path / "run", STEPS_WITH):
+        plain = {name[2:]: value for name, value in state.items() if name.startswith("0 ")}
+        assert plain and all(np.array_equal(value, state[f"4 {name}"]) for name, value in plain.items())
+
+
 def test_two_processes_agree_and_the_saved_model_is_the_one_that_scored(tmp_path):
     one, two = launch(tmp_path / "run", "model, _ = run(out, batch_size=1, do_eval=True, num_workers=1, "
                                         "val_dataset=Colors('val', 5))\nstate = arrays(model)")

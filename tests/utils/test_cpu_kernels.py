@@ -1,4 +1,4 @@
-"""Which of MKL's kernels a process asks for, and that they are taken and right."""
+"""Which of MKL's kernels a process asks for, and that their products are right."""
 
 import os
 import subprocess

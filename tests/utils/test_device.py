@@ -32,6 +32,16 @@ def test_auto_is_the_cpu_where_there_is_no_gpu(asked):
     assert device.set_device(asked) == "cpu"
 
 
+def test_float32_products_are_float32_on_a_gpu(monkeypatch):
+    switched = []
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(paddle, "set_device", lambda name: name)
+    monkeypatch.setattr(paddle.base.core, "set_cublas_switch", switched.append, raising=False)
+    assert device.set_device("cpu") == "cpu" and switched == []
+    assert device.set_device("auto") == "gpu" and switched == [False]
+
+
 def test_a_process_takes_its_share_of_the_cores(cores, monkeypatch):
     assert device.default_threads() == 8
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "4")
@@ -43,6 +53,7 @@ def test_a_process_takes_its_share_of_the_cores(cores, monkeypatch):
 def test_paddle_gets_its_threads(monkeypatch):
     set_to = []
     monkeypatch.setattr(paddle.base.core, "set_num_threads", set_to.append)
+    monkeypatch.setattr(device, "use_fast_kernels", lambda: None)  # which would outlive this test in the environment
     device.set_threads(3)
     assert set_to == [3]
 

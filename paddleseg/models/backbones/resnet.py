@@ -248,7 +248,8 @@ def recompute_block(block: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
     if x.stop_gradient:  # what comes before is frozen; without a gradient here there would be none in the block
         x = x.detach()
         x.stop_gradient = False
-    return recompute(run, x, preserve_rng_state=False)
+    # Reentrant, it would call paddle.DataParallel's reducer twice, which ends the run.
+    return recompute(run, x, preserve_rng_state=False, use_reentrant=False)
 
 
 def block_dilations(num_blocks: int, dilation: int, contract: bool) -> List[int]:
