@@ -19,8 +19,8 @@ def parse_args(argv=None) -> argparse.Namespace:
                         help="the weights, a model.pdparams, or a file in mmsegmentation's or PyTorch-Encoding's names")
     add_inference_flags(parser, "--aug_eval")
     parser.add_argument("--batch_size", dest="eval_batch_size", type=int, metavar="N",
-                        help="images of one size that go through the model together (default: 1; the scores are the "
-                             "same, and only a GPU may be faster with more)")
+                        help="images of one size that go through the model together (default: 1; only a GPU may be "
+                             "faster with more; rounding may move a few pixels)")
     parser.add_argument("--data_format", choices=["NCHW"], help="NCHW is the one layout so far")
     add_refused_flag(parser, "--auc_roc", "it would hold every probability of the data set in memory; "
                                           "read IoU, precision and recall of each class in the table")

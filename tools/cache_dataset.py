@@ -27,8 +27,8 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
     parser.add_argument("--opts", nargs="+", action="extend", metavar="KEY=VALUE", default=[],
                         help="override values of the recipe, such as train_dataset.dataset_root=data/mine")
-    parser.add_argument("--split", choices=["train", "val"], default="train",
-                        help="train_dataset or val_dataset of the recipe (default: %(default)s)")
+    parser.add_argument("--split", choices=["train", "val", "test"], default="train",
+                        help="train_dataset, val_dataset or test_dataset of the recipe (default: %(default)s)")
     parser.add_argument("--cache_dir", required=True, metavar="DIR",
                         help="where to write; each split has a folder in it")
     parser.add_argument("--num_workers", type=int, default=usable_cores(), metavar="N",
@@ -62,6 +62,8 @@ def verify(args: argparse.Namespace, dataset, root: str) -> None:
     fault = damage(cache.folder, [INDEX, PIXELS])
     if fault:
         raise DataError(f"cache: {cache.folder}: {fault}; {cache.remedy}")
+    for place in range(len(dataset)):
+        cache.read(place)  # SHA256SUMS is of what the file held then; only these sums are of what was decoded
 
 
 def cache_dataset(args: argparse.Namespace) -> int:

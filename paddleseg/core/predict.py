@@ -73,12 +73,17 @@ def _read_list(path: str) -> List[str]:
 def result_names(images: Sequence[str], root: str) -> List[str]:
     """Where each image's results go below an output directory: its path below `root`, as PNG.
 
-    a.jpg becomes a.png; where a.jpg and a.bmp stand side by side, a.jpg.png and a.bmp.png.
+    a.jpg becomes a.png; where a.jpg and a.bmp stand side by side, a.jpg.png and a.bmp.png. If a.jpg.png stands there
+    too, every name is made so.
     """
     relative = [os.path.relpath(image, root or ".") for image in images]
-    stems = Counter(os.path.splitext(path)[0] for path in relative)
-    return [(os.path.splitext(path)[0] if stems[os.path.splitext(path)[0]] == 1 else path) + ".png"
-            for path in relative]
+    files = set(relative)  # a list may name an image twice
+    stems = Counter(os.path.splitext(path)[0] for path in files)
+    name_of = {path: (os.path.splitext(path)[0] if stems[os.path.splitext(path)[0]] == 1 else path) + ".png"
+               for path in files}
+    if len(set(name_of.values())) < len(files):
+        name_of = {path: path + ".png" for path in files}
+    return [name_of[path] for path in relative]
 
 
 def predict(model: nn.Layer, images: Sequence[str], root: str, transforms: Compose, palette: np.ndarray,

@@ -29,6 +29,7 @@ import numpy as np
 
 from paddleseg.cvlibs.errors import RunError
 from paddleseg.utils import distributed
+from paddleseg.utils.parallel import PR_SET_PDEATHSIG
 
 PREFETCH = 2  # batches that a worker holds, read or being read
 SHARED_MEMORY = "/dev/shm"
@@ -40,7 +41,6 @@ STOP_SEC = 1.0  # that a worker gets to end, at each of two askings
 SLICE_SEC = 1.0  # waits are added up from these
 
 _ALIGNMENT = 64  # bytes, of arrays in shared memory
-_PR_SET_PDEATHSIG = 1
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
@@ -243,7 +243,7 @@ def _set_up(parent: Optional[int]) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     if parent is not None:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
 

@@ -1,6 +1,8 @@
 """One function over many items in processes, with a progress bar."""
 
+import ctypes
 import signal
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Callable, Iterator, Sequence
@@ -9,10 +11,18 @@ from tqdm import tqdm
 
 from paddleseg.cvlibs.errors import RunError
 
+PR_SET_PDEATHSIG = 1  # of prctl(2), on Linux
+
 
 def _end_quietly() -> None:
-    """Let SIGTERM end this process without the report that Paddle, if the parent imported it, prints."""
+    """Let SIGTERM end this process without the report that Paddle, if the parent imported it, prints.
+
+    And let it end with its parent: it would work off what it has been sent, wait for more for ever, and hold locks
+    that it inherited.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def map_parallel(function: Callable, items: Sequence, num_workers: int, title: str) -> Iterator:

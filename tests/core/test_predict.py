@@ -62,6 +62,11 @@ def test_nothing_to_predict_is_an_error_that_says_where(tree, make, message):
 
 def test_results_keep_relative_paths_and_never_collide():
     assert result_names(["r/a.jpg", "r/a.bmp", "r/x/a.jpg"], "r") == ["a.jpg.png", "a.bmp.png", "x/a.png"]
+    assert result_names(["r/a.jpg", "r/a.bmp", "r/a.jpg.png"], "r") == ["a.jpg.png", "a.bmp.png", "a.jpg.png.png"]
+
+
+def test_an_image_that_a_list_names_twice_keeps_its_name():
+    assert result_names(["r/a.jpg", "r/b.jpg", "r/./a.jpg"], "r") == ["a.png", "b.png", "a.png"]
 
 
 @pytest.mark.parametrize("line", ["../a.png\n../deep er/ü.jpg", "{root}/a.png\n{root}/deep er/ü.jpg"])

@@ -11,6 +11,7 @@ from fake_data import image_path, label_path, make_cityscapes, write_label
 
 from paddleseg.cvlibs import manager
 from paddleseg.datasets import Cityscapes
+from paddleseg.utils.checksums import write_sums
 from tools.cache_dataset import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,11 +29,12 @@ def arguments(tmp_path, root):
     recipe = tmp_path / "recipe.yml"
     recipe.write_text(yaml.safe_dump({
         "batch_size": 2, "iters": 4, "train_dataset": {**section, "cache": "nowhere"}, "val_dataset": section,
+        "test_dataset": section,
         "model": {"type": "EncNet", "backbone": {"type": "ResNet18_vd"}}}))
     return ["--config", str(recipe), "--cache_dir", str(tmp_path / "cached")]
 
 
-@pytest.mark.parametrize("split, samples", [("train", 4), ("val", 2)])
+@pytest.mark.parametrize("split, samples", [("train", 4), ("val", 2), ("test", 1)])
 def test_makes_a_cache_that_the_data_set_takes(root, arguments, split, samples, capsys):
     assert main([*arguments, "--split", split, "--num_workers", "2"]) == 0
     said = capsys.readouterr().out
@@ -57,6 +59,18 @@ def test_keeps_what_is_whole_and_replaces_what_is_not(root, arguments, capsys):
     write_label(label_path(root, "train", "aachen", "000000_000019"), (5,))
     assert main([*arguments, "--verify"]) == 1
     assert "has changed since" in capsys.readouterr().err
+    assert main(arguments) == 0 and main([*arguments, "--verify"]) == 0
+
+
+def test_pixels_that_were_wrong_when_the_sums_were_made_are_replaced(arguments, capsys):
+    assert main(arguments) == 0
+    pixels = Path(arguments[-1], "train", "pixels.bin")
+    content = bytearray(pixels.read_bytes())
+    content[100] ^= 1
+    pixels.write_bytes(content)
+    write_sums(str(pixels.parent))
+    assert main([*arguments, "--verify"]) == 1
+    assert "are not those that were written" in capsys.readouterr().err
     assert main(arguments) == 0 and main([*arguments, "--verify"]) == 0
 
 

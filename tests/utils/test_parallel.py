@@ -1,10 +1,16 @@
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from paddleseg.cvlibs.errors import RunError
 from paddleseg.utils.parallel import map_parallel
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def square(number):
@@ -31,3 +37,38 @@ def test_nothing_to_do(num_workers):
 def test_killed_process_is_an_error():
     with pytest.raises(RunError, match="squaring: a process was killed, .* lower --num_workers, now 2"):
         list(map_parallel(die_at_three, range(20), 2, "squaring"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is Linux's")
+def test_processes_end_with_their_parent(tmp_path):
+    """It is killed; they would wait for ever, with the parent's locks."""
+    script = f"""
+import os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from paddleseg.utils.parallel import map_parallel
+def tell(number):
+    open(os.path.join({str(tmp_path)!r}, str(os.getpid())), "w").close()
+    print("begun", flush=True)
+    time.sleep(0.1)
+list(map_parallel(tell, range(100), 2, ""))
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 5
+    while any(is_running(path.name) for path in tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = [int(path.name) for path in tmp_path.iterdir() if is_running(path.name)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert len(list(tmp_path.iterdir())) == 2 and not left
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
