@@ -81,7 +81,7 @@ def train(args: argparse.Namespace, save_dir: str, stop) -> int:
         finished = resumed is not None and resumed.iteration >= options.iters
         if not finished:
             preflight.check_run(train_dataset, val_dataset, model, optimizer, options, save_dir,
-                                resumed.iteration if resumed else None)
+                                resumed.iteration if resumed else None, infer_options.eval_batch_size)
         distributed.barrier()  # rank 0 alone looks at files
 
     # Only now, with everything found and fitting, does the run touch its directory.

@@ -3,7 +3,7 @@
     python benchmarks/inference.py [--rounds 3]
 
 EncNet on ResNet-101-D8 (mmsegmentation's recipe), 512 x 1024, batch 1, two threads of a CPU, the same random weights on
-every side; that the sides see the same classes is checked.
+every side; that the sides see the same classes is checked. Where Paddle sees a GPU, both of Paddle's run there.
 
     exported, Paddle Inference  tools/export.py's graph as deploy/infer.py runs it
     eager, MKL as it starts     the same model as Paddle runs it by itself, see paddleseg/utils/device.py
@@ -27,7 +27,16 @@ EAGER, SLOW = "eager", "eager, MKL as it starts"
 SIZE, THREADS = (512, 1024), 2
 
 
+def device():
+    import paddle
+
+    return "gpu" if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() else "cpu"
+
+
 def cases(args):
+    if device() == "gpu":
+        return [Case("EncNet, ResNet-101-D8, image to classes, on a GPU", (PADDLE, EAGER), {"time": "s"}, args.rounds,
+                     {"size": SIZE}, agree={"mean class": 1e-3})]
     return [Case("EncNet, ResNet-101-D8, image to classes", (PADDLE, SLOW, EAGER, MMSEG, ONNX), {"time": "s"},
                  args.rounds, {"size": SIZE},
                  [Aim("time", 0.6, SLOW), Aim("time", 0.6, EAGER), Aim("time", 0.9, MMSEG)],
@@ -74,7 +83,7 @@ def exported(kind):
     with tempfile.TemporaryDirectory() as folder:
         args = export.parse_args(["--config", "", "--model_path", "", "--format", kind])
         section = {"format": kind, **export.write_graph(folded(build()), folder, args)}
-        return load_graph(folder, section, threads=THREADS)
+        return load_graph(folder, section, device(), threads=THREADS)
 
 
 def eager():

@@ -49,13 +49,15 @@ def read_description(path: str) -> Dict:
             section = yaml.safe_load(file)["Deploy"]
         named = [section["model"], *([section["params"]] if section["format"] == "paddle" else [])]
         checksums = {name: section["sha256"][name] for name in named}
+        if section["format"] not in BACKENDS:
+            raise KeyError(f"format {section['format']}")
     except OSError as error:
         raise DeployError(f"{path} can't be read: {error.strerror}; tools/export.py writes it") from error
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
         raise DeployError(f"{path} is no deploy.yaml of tools/export.py ({type(error).__name__}: "
                           f"{' '.join(str(error).split())}); export the model again") from error
     for name, expected in checksums.items():
-        file = os.path.join(os.path.dirname(path), os.path.basename(name))
+        file = os.path.join(os.path.dirname(path), name)
         if not os.path.isfile(file):
             raise DeployError(f"{file} is missing; {path} names it")
         if sha256(file) != expected:
@@ -307,21 +309,31 @@ def list_images(path: str) -> Tuple[List[str], str]:
     else:
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = [line.strip() for line in file if line.strip()]
-        names = [os.path.join(os.path.dirname(path), line) for line in lines]
-        images = [name if os.path.isfile(name) else name[:len(name) - len(line)] + line.replace(",", " ").split()[0]
-                  for name, line in zip(names, lines)]
-        root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in (path, *images)])
+        images = [_named_image(os.path.dirname(path), line) for line in lines]
+        folders = [os.path.dirname(os.path.abspath(name)) for name in (path, *images)]
+        root = folders[0] if os.path.commonpath(folders) == folders[0] else os.path.commonpath(folders[1:])
     if not images:
         raise DeployError(f"--image_path {path}: no image there (looked for {', '.join(IMAGE_SUFFIXES)})")
     return images, root
 
 
+def _named_image(folder: str, line: str) -> str:
+    """The image of a line: all of it, or what stands before a comma or a blank and the label."""
+    names = [os.path.join(folder, name) for name in (line, line.split(",")[0].strip(), line.split()[0])]
+    return next(filter(os.path.isfile, names), names[-1])
+
+
 def result_names(images: Sequence[str], root: str) -> List[str]:
-    """a.jpg becomes a.png; where a.jpg and a.bmp stand side by side, a.jpg.png and a.bmp.png."""
+    """a.jpg becomes a.png; where a.jpg and a.bmp stand side by side, a.jpg.png and a.bmp.png. If a.jpg.png stands there
+    too, every name is made so."""
     relative = [os.path.relpath(image, root or ".") for image in images]
-    stems = Counter(os.path.splitext(path)[0] for path in relative)
-    return [(os.path.splitext(path)[0] if stems[os.path.splitext(path)[0]] == 1 else path) + ".png"
-            for path in relative]
+    files = set(relative)
+    stems = Counter(os.path.splitext(path)[0] for path in files)
+    name_of = {path: (os.path.splitext(path)[0] if stems[os.path.splitext(path)[0]] == 1 else path) + ".png"
+               for path in files}
+    if len(set(name_of.values())) < len(files):
+        name_of = {path: path + ".png" for path in files}
+    return [name_of[path] for path in relative]
 
 
 def save_result(image: np.ndarray, pred: np.ndarray, palette: np.ndarray, save_dir: str, name: str) -> None:

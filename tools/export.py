@@ -23,6 +23,7 @@ from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.utils.cli import add_debug_flag, run_main
 
 DESCRIPTION = "deploy.yaml"
+WRITTEN = (DESCRIPTION, "model.json", "model.pdmodel", "model.pdiparams", "model.onnx")
 OPSET = 17
 CHECK_SHAPES = ((2, 3, 64, 128), (1, 3, 97, 161), (1, 3, 256, 512))
 
@@ -63,7 +64,7 @@ def check_save_dir(save_dir: str, overwrite: bool) -> None:
         raise RunError(f"--save_dir {save_dir} is a file; name a directory")
     if not held:
         return
-    others = [name for name in held if name != DESCRIPTION and not name.startswith("model.")]
+    others = [name for name in held if name not in WRITTEN]
     if others or DESCRIPTION not in held:
         raise RunError(f"{save_dir} holds other files ({', '.join((others or held)[:4])}); name another --save_dir")
     if not overwrite:
@@ -80,11 +81,11 @@ def import_paddle2onnx():
     except ImportError as error:
         import paddle
 
-        line = "requirements-onnx.txt"
+        packages = "-r requirements-onnx.txt"
         if paddle.__version__.startswith("2."):
-            line += " 'paddle2onnx==1.3.1' 'numpy<2'"
+            packages = "paddle2onnx==1.3.1 onnx==1.17.0 onnxruntime 'numpy<2'"
         raise RunError(f"--format onnx needs packages that are missing or don't fit ({' '.join(str(error).split())}): "
-                       f"pip install -r {line}") from error
+                       f"pip install {packages}") from error
     return paddle2onnx
 
 

@@ -18,7 +18,7 @@ batch norm over its codes. Losses are computed outside.
 """
 
 from contextlib import nullcontext
-from typing import ContextManager, Dict, Union
+from typing import ContextManager, Dict, List, Union
 
 import numpy as np
 import paddle
@@ -153,9 +153,14 @@ def float32_weights(model: nn.Layer, optimizer) -> Dict[str, np.ndarray]:
     return {name: masters.get(tensor.name, tensor).numpy() for name, tensor in model.state_dict().items()}
 
 
+def possible_precisions() -> List[str]:
+    """Of PRECISIONS those that this GPU has."""
+    capability = tuple(paddle.device.cuda.get_device_capability())
+    return [name for name in PRECISIONS if capability >= _CAPABILITIES.get(name, (0, 0))]
+
+
 def _check_gpu(precision: str) -> None:
-    major, minor = paddle.device.cuda.get_device_capability()
-    possible = [name for name in PRECISIONS if (major, minor) >= _CAPABILITIES.get(name, (0, 0))]
+    (major, minor), possible = paddle.device.cuda.get_device_capability(), possible_precisions()
     if precision not in possible:
         raise RunError(f"precision {precision}: this GPU, of compute capability {major}.{minor}, hasn't got it; take "
                        f"{' or '.join(possible)}")

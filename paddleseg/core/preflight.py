@@ -24,7 +24,7 @@ _SHOWN = 3  # missing files named in a message
 
 
 def check_run(train_dataset, val_dataset, model: nn.Layer, optimizer, options, save_dir: str,
-              start: Optional[int] = None) -> None:
+              start: Optional[int] = None, eval_batch_size: int = 1) -> None:
     """Refuse a run that can't go well, and warn of one that may not.
 
     Every process looks at the numbers, rank 0 alone at files. Its error ends the others too (utils/peers.py).
@@ -34,6 +34,7 @@ def check_run(train_dataset, val_dataset, model: nn.Layer, optimizer, options, s
         options: the TrainOptions.
         save_dir: it needn't exist yet.
         start: the iteration that the run goes on from; None for a new one, which clears save_dir.
+        eval_batch_size: images of an evaluation that are read together.
 
     Raises:
         DataError: too few samples, a file is missing, or one of the samples read can't be used.
@@ -49,8 +50,9 @@ def check_run(train_dataset, val_dataset, model: nn.Layer, optimizer, options, s
     check_disk_space(save_dir, model, optimizer, options, val_dataset is not None, start)
     datasets = {"train_dataset": train_dataset, **({"val_dataset": val_dataset} if val_dataset is not None else {})}
     check_files(datasets)
-    batch_bytes = {name: check_samples(name, dataset, options.batch_size if name == "train_dataset" else 1, options)
-                   for name, dataset in datasets.items()}
+    batch_bytes = {"train_dataset": check_samples("train_dataset", train_dataset, options.batch_size, options)}
+    if val_dataset is not None:  # sizes may differ there, so one at a time
+        batch_bytes["val_dataset"] = check_samples("val_dataset", val_dataset, 1, options) * eval_batch_size
     warn_of_shared_memory(batch_bytes, options.num_workers)
 
 

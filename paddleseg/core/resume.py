@@ -54,7 +54,8 @@ def resume(directory: str, model: nn.Layer, optimizer, options, samples: int,
     now = {**_flat(config or {}), **_run_facts(options, samples), **_versions()}
     free = _FREE_KEYS if options.do_eval else _FREE_KEYS + _EVALUATION_KEYS
     changes = [f"{key} {before.get(key)}, now {now.get(key)}" for key in sorted({**before, **now})
-               if before.get(key) != now.get(key) and key.partition(".")[0] not in free]
+               if before.get(key) != now.get(key) and key.partition(".")[0] not in free
+               and not key.endswith("_dataset.cache")]  # the same samples, from elsewhere
     if changes:
         more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
         logger.warning(f"{directory} was trained with {'; '.join(changes[:5])}{more}: what follows may differ from an "

@@ -1,7 +1,7 @@
 """The training loop.
 
-Lines in the log, checkpoints and evaluations wait for a GPU, nothing else does but a step in fp16. So losses are looked
-at then, and before anything is saved.
+Lines in the log, checkpoints and evaluations wait for a GPU; of the rest only a step in fp16 does, and perhaps Paddle's
+upload of a batch. So losses are looked at then, and before anything is saved.
 """
 
 import math
@@ -175,6 +175,7 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
                         f"--iters trains longer")
             return keeper.best_miou()
         _say_effective_batch(options, schedule)
+        give_labels_where_ignored_differently(criteria, train_dataset)
         runner = paddle.DataParallel(model) if distributed.world_size() > 1 else model
         model.train()
         meter = _Meter()
@@ -310,6 +311,14 @@ def backward(model, criteria, batch: Dict, precision: MixedPrecision, accum_iter
     total = sum(loss * coef for loss, (_, coef) in zip(losses, criteria))
     precision.backward(total / accum_iters if accum_iters > 1 else total)
     return {name: loss.detach() for name, loss in zip(["loss", *names], [total, *losses])}
+
+
+def give_labels_where_ignored_differently(criteria, dataset) -> None:
+    """Of the classes present, which the loader tells, only the data set's ignore_index is left out."""
+    ignored = getattr(dataset, "ignore_index", None)
+    for criterion, _ in criteria:
+        if getattr(criterion, "target_key", "label") == "present" and criterion.ignore_index != ignored:
+            criterion.target_key = "label"
 
 
 def seed_iteration(seed: int, iteration: int, rank: int) -> None:

@@ -163,10 +163,11 @@ def _axis(length: int, target: int, axis: int, align_corners: bool) -> _Axis:
     The question is a unit matrix of twice the length, or of as many steps from corner to corner: positions are the same
     in its first half, and it doesn't end there, where two weights would fall upon the last pixel as one.
     """
-    double, targets = 2 * length - align_corners, 2 * target - align_corners
-    unit = paddle.eye(double, dtype="float32").reshape([1, double, double, 1] if axis == 0 else [1, double, 1, double])
+    double, targets, used = 2 * length - align_corners, 2 * target - align_corners, length + 1
+    shape = [1, used, double, 1] if axis == 0 else [1, used, 1, double]
+    unit = paddle.eye(used, double, dtype="float32").reshape(shape)
     answer = resize(unit, [targets, 1] if axis == 0 else [1, targets], align_corners)
-    weights = answer.numpy().reshape(double, targets)[:, :target]
+    weights = answer.numpy().reshape(used, targets)[:, :target]
     lower, each = (weights > 0).argmax(axis=0), np.arange(target)
     return _Axis(lower, np.minimum(lower + 1, length - 1), weights[lower, each], weights[lower + 1, each])
 

@@ -38,11 +38,16 @@ def test_groups_add_up_to_the_whole(float64, monkeypatch, kernel, stride, paddin
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12 * max(1, np.abs(expected).max()))
 
 
-def test_no_groups_without_gradients_nor_for_a_kernel_of_one_pixel(monkeypatch):
+def test_no_groups_in_evaluation_nor_for_a_kernel_of_one_pixel(monkeypatch):
     x = paddle.randn([1, 8, 5, 5])
     assert results(layers.ConvBNReLU(8, 3, 1, padding=0), x, 1, monkeypatch)[1] == 0
     layer = layers.ConvBNReLU(8, 3, 3, padding=1)
     assert results(layer, x, 1, monkeypatch)[1] == 8
     monkeypatch.setattr(conv_parts.F, "conv2d", None)
-    with paddle.no_grad():
-        assert layer(x).shape == [1, 3, 5, 5]
+    layer.eval()
+    assert layer(x).shape == [1, 3, 5, 5]
+
+
+def test_a_map_smaller_than_the_stride_is_convolved():
+    layer = layers.ConvBNReLU(4, 3, 3, stride=2, padding=1)
+    assert layer(paddle.randn([1, 4, 1, 5])).shape == [1, 3, 1, 3]

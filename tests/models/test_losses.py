@@ -163,11 +163,12 @@ def test_coarse_logits_far_apart_are_finite(place):
     assert value == 1000.0 and grad.ravel().tolist() == pytest.approx([-1, 1, 0, 0, 0])
 
 
+@pytest.mark.parametrize("weight", [None, WEIGHT])
 @pytest.mark.parametrize("value", [NUM_CLASSES, 254, -1])
-def test_illegal_values_in_the_label_of_coarse_logits_cannot_pass(place, value):
+def test_illegal_values_in_the_label_of_coarse_logits_cannot_pass(place, value, weight):
     label = random_label((2, 7, 14))
     label[1, 6, 13] = value
-    arguments = CrossEntropyLoss(), np.ones((2, NUM_CLASSES, 3, 4), "float32"), label, (7, 14), False, True
+    arguments = CrossEntropyLoss(weight), np.ones((2, NUM_CLASSES, 3, 4), "float32"), label, (7, 14), False, True
     if place == "on device":
         assert np.isnan(value_and_gradient(*arguments)[0])
     else:

@@ -111,6 +111,9 @@ def test_what_is_there_is_kept_unless_told_otherwise(weights, tmp_path):
     (tmp_path / "model" / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="holds other files .notes.txt"):
         run(weights, tmp_path / "model", "--overwrite")
+    (tmp_path / "model" / "notes.txt").rename(tmp_path / "model" / "model.pdparams")  # trained, not exported
+    with pytest.raises(RunError, match="holds other files .model.pdparams"):
+        run(weights, tmp_path / "model", "--overwrite")
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="is a file"):
         run(weights, tmp_path / "file")
@@ -134,7 +137,7 @@ def test_refuses_what_cannot_be_deployed(weights, tmp_path):
 @pytest.mark.parametrize("module", ["onnx", "onnxruntime", "paddle2onnx"])
 def test_a_missing_converter_is_named_with_the_way_out(weights, tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(RunError, match="--format onnx needs .*: pip install -r requirements-onnx.txt"):
+    with pytest.raises(RunError, match="--format onnx needs .*: pip install (-r requirements-onnx.txt|paddle2onnx==)"):
         run(weights, tmp_path / "model", "--format", "onnx")
     assert not (tmp_path / "model").exists()
 

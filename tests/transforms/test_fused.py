@@ -114,7 +114,7 @@ def test_at_full_size(name):
     for seed in range(4):
         plain, fused = run_both(transforms, sample(seed, (1024, 2048), smooth=True))
         changed = np.mean(np.abs(plain - fused) > 1e-4)
-        assert changed == 0 if works_on_uint8(LISTS[name]) else changed < 1e-3
+        assert changed == 0 if works_on_uint8(LISTS[name]) else changed < 5e-4
 
 
 class Watches:

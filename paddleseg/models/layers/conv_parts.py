@@ -22,12 +22,14 @@ def convolve(conv: nn.Conv2D, x: paddle.Tensor) -> paddle.Tensor:
     Shapes:
         x (N, C, H, W), output (N, D, H', W').
     """
-    if not (paddle.in_dynamic_mode() and x.place.is_cpu_place() and paddle.is_grad_enabled() and conv._groups == 1):
+    if not conv.training or not paddle.in_dynamic_mode():
+        return conv(x)
+    if not x.place.is_cpu_place() or conv._groups > 1:
         return conv(x)
     _, channels, height, width = x.shape
     rows, columns = channels * conv.weight[0, 0].size, height * width // (conv._stride[0] * conv._stride[1])
     parts = -(-rows * columns * x.element_size() // MATRIX_BYTES)
-    if parts == 1 or conv.weight[0, 0].size == 1:  # a kernel of one pixel needs no matrix
+    if parts <= 1 or conv.weight[0, 0].size == 1:  # a kernel of one pixel needs no matrix
         return conv(x)
     size, total = -(-channels // parts), None
     for first in range(0, channels, size):

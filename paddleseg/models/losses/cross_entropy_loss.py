@@ -76,6 +76,8 @@ class CrossEntropyLoss(nn.Layer):
         valid = label != self.ignore_index
         if weight is None:
             return valid.astype("int64").sum().astype(dtype)
+        # Illegal labels, which on a GPU make the sum NaN, have no weight that could be read.
+        valid = paddle.logical_and(valid, paddle.logical_and(label >= 0, label < len(weight)))
         classes = paddle.where(valid, label, paddle.zeros_like(label))
         return (paddle.gather(weight, classes.flatten()) * valid.flatten().astype(dtype)).sum()
 
