@@ -14,6 +14,7 @@ from PIL import Image
 
 from deploy import infer
 from paddleseg import transforms as toolkit
+from paddleseg.core import predict
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = "configs/quick_start/encnet_resnet18_scenes.yml"
@@ -220,3 +221,21 @@ def test_one_line_says_what_is_wrong(exported, images, tmp_path, capsys):
         section = {"format": "paddle", "model": "model.json", "params": "model.pdiparams", "paddle": "3.3.1"}
         with pytest.raises(infer.DeployError, match="can't read it"):
             infer.load_graph(str(other), section)
+
+
+@pytest.mark.parametrize("names", [["a.jpg"], ["a.jpg", "a.bmp"], ["a.jpg", "a.bmp", "a.jpg.png"], ["a.jpg", "a.jpg"],
+                                   ["b/a.jpg", "c/a.jpg"]])
+def test_results_are_named_as_predict_names_them(names):
+    images = [f"images/{name}" for name in names]
+    assert infer.result_names(images, "images") == predict.result_names(images, "images")
+
+
+@pytest.mark.parametrize("list_folder, prefix", [("img", ""), (".", "img/"), ("lists", "../img/")])
+def test_lists_are_read_as_predict_reads_them(tmp_path, list_folder, prefix):
+    for folder in ("img", "lists"):
+        (tmp_path / folder).mkdir()
+    for name in ("a.png", "b c.jpg", "d.bmp"):
+        (tmp_path / "img" / name).touch()
+    listed = tmp_path / list_folder / "list.txt"
+    listed.write_text(f"{prefix}a.png\n\n{prefix}b c.jpg,label.png\n{prefix}d.bmp label.png\n")
+    assert infer.list_images(str(listed)) == predict.list_images(str(listed))

@@ -161,10 +161,7 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
     stop = stop or signals.StopSignals()
     evaluates = resumed is not None and resumed.awaits_evaluation(save_dir, options)
     recorder = logger.RunRecorder(save_dir if rank == 0 else None, options.use_vdl, records_to_keep(resumed, evaluates))
-    precision = MixedPrecision(options.precision, options.amp_level, paddle.get_device())
-    if resumed:
-        precision.restore(resumed.loss_scaling)
-    precision.prepare(model, optimizer)
+    precision = _prepare_precision(model, optimizer, options, resumed)
     with closing(recorder):
         keeper = _Keeper(model, optimizer, precision, options, len(train_dataset), save_dir, val_dataset, infer_options,
                          config, recorder, stop)
@@ -198,6 +195,14 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
                     meter = _Meter()
                 meter.start += keeper.after(iteration, meter.look)
     return keeper.best_miou()
+
+
+def _prepare_precision(model: nn.Layer, optimizer, options: TrainOptions, resumed: Optional[Resumed]) -> MixedPrecision:
+    precision = MixedPrecision(options.precision, options.amp_level, paddle.get_device())
+    if resumed:
+        precision.restore(resumed.loss_scaling)
+    precision.prepare(model, optimizer)
+    return precision
 
 
 @dataclass
