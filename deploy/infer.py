@@ -126,7 +126,7 @@ def paddle_predictor(folder: str, section: Dict, device: str, threads: int, back
                            (config.enable_mkldnn, config.disable_mkldnn))
         (enable if backend == "onednn" else disable)()
     if not is_new:
-        config.enable_memory_optim()  # a fifth of the memory; Paddle 3.3 can't start with it
+        config.enable_memory_optim()  # less memory; Paddle 3.3 can't start with it
     predictor = inference.create_predictor(config)
     source = predictor.get_input_handle(predictor.get_input_names()[0])
     target = predictor.get_output_handle(predictor.get_output_names()[0])

@@ -1,6 +1,6 @@
-"""Decoding of ordinary PNG files in 0.6 of OpenCV's time, where two optional libraries are there: isal and kornia-rs.
+"""Decoding of ordinary PNG files faster than OpenCV's, where two optional libraries are there: isal and kornia-rs.
 
-Intel's ISA-L inflates in half of zlib's time and checks the result; kornia-rs then undoes PNG's filters. kornia-rs
+Intel's ISA-L inflates faster than zlib and checks the result; kornia-rs then undoes PNG's filters. kornia-rs
 alone would take a little less, but doesn't compare what it inflates with its checksum. So it gets a PNG file of the
 inflated bytes, stored without compression.
 

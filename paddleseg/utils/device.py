@@ -47,7 +47,7 @@ def set_threads(threads: int) -> None:
 def use_fast_kernels() -> None:
     """Let Paddle's matrix products use AVX-512 or AVX2 on an AMD CPU.
 
-    Paddle's MKL, of 2019, asks for the vendor: on any but Intel's it takes kernels of a fifth of the speed, unless
+    Paddle's MKL, of 2019, asks for the vendor: on any but Intel's it takes much slower kernels, unless
     MKL_DEBUG_CPU_TYPE names others. MKL reads it at its first use in a process. A value from outside stays, and is
     the way back: MKL_DEBUG_CPU_TYPE=0.
     """
