@@ -17,7 +17,7 @@ from typing import Callable, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
-from paddleseg.transforms import functional
+from paddleseg.transforms import arrays
 
 
 class RandomTransform:
@@ -64,8 +64,8 @@ def remember_size(data: dict, name: str) -> dict:
 def resize(data: dict, size: Tuple[int, int], interp: str = "LINEAR") -> dict:
     """Resize the image with `interp` and its labels by nearest neighbour to (height, width)."""
     return change(remember_size(data, "resize"),
-                  lambda image: functional.resize(image, size, interp),
-                  lambda label: functional.resize(label, size, "NEAREST"))
+                  lambda image: arrays.resize(image, size, interp),
+                  lambda label: arrays.resize(label, size, "NEAREST"))
 
 
 def resize_in_float(data: dict, size: Tuple[int, int], interp: str = "LINEAR") -> dict:
@@ -75,13 +75,13 @@ def resize_in_float(data: dict, size: Tuple[int, int], interp: str = "LINEAR") -
 
 def crop(data: dict, corner: Tuple[int, int], size: Tuple[int, int]) -> dict:
     """Crop image and labels to at most `size`, from corner = (top, left)."""
-    cut = partial(functional.crop, corner=corner, size=size)
+    cut = partial(arrays.crop, corner=corner, size=size)
     return change(data, cut, cut)
 
 
 def flip(data: dict, direction: str) -> dict:
     """Mirror image and labels."""
-    mirror = partial(functional.flip, direction=direction)
+    mirror = partial(arrays.flip, direction=direction)
     return change(data, mirror, mirror)
 
 
@@ -91,8 +91,8 @@ def pad(data: dict, size: Tuple[int, int], image_value: Sequence[float], label_v
     if height >= size[0] and width >= size[1]:
         return data
     return change(data,
-                  lambda image: functional.pad_bottom_right(image.astype(np.float32), size, image_value),
-                  lambda label: functional.pad_bottom_right(label, size, label_value))
+                  lambda image: arrays.pad_bottom_right(image.astype(np.float32), size, image_value),
+                  lambda label: arrays.pad_bottom_right(label, size, label_value))
 
 
 def draw_corner(data: dict, crop_size: Tuple[int, int], max_ratio: float, ignore_index: int,
@@ -113,7 +113,7 @@ def draw_corner(data: dict, crop_size: Tuple[int, int], max_ratio: float, ignore
     if max_ratio >= 1 or "label" not in data.get("gt_fields", ()):
         return corner
     for _ in range(tries):
-        if _is_varied(functional.crop(data["label"], corner, crop_size), max_ratio, ignore_index):
+        if _is_varied(arrays.crop(data["label"], corner, crop_size), max_ratio, ignore_index):
             break
         corner = draw()
     return corner

@@ -1,152 +1,115 @@
-"""Pure functions on arrays: no transform state, no randomness, the input is never written to.
+"""What transforms and data sets written for PaddleSeg take from here; this project's own take it from `arrays`.
 
-An image is (H, W, 3), a label (H, W). Sizes are (height, width).
+As in PaddleSeg 2.8.0, sizes are (width, height), labels are (H, W), and amounts are drawn from NumPy's global
+generator, which the loader seeds for each sample.
 """
 
-import math
-from typing import Sequence, Tuple, Union
+from typing import List, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
-from PIL import Image, ImageEnhance, ImageStat
+from PIL import Image, ImageEnhance
 
-from paddleseg.transforms.deferred import FLIP_CODES, INTERPOLATIONS, Deferred
-from paddleseg.transforms.hue import shift_hue
-
-Array = Union[np.ndarray, Deferred]
-
-_GREY_LEVELS = np.arange(256, dtype=np.uint8)
+from paddleseg.transforms import arrays
 
 
-def as_uint8(image: np.ndarray) -> np.ndarray:
-    """The image in 0..255 as uint8, fractions cut off.
+def crop(img: np.ndarray, crop_coordinate: Sequence[int]) -> np.ndarray:
+    """The window from (x1, y1) up to (x2, y2), which is left out; crop_coordinate is (x1, y1, x2, y2)."""
+    left, top, right, bottom = crop_coordinate
+    return img[top:bottom, left:right]
 
-    Values outside 0..255, which cubic and Lanczos resizing make, are clipped; a bare cast would wrap them.
+
+def rescale_size(img_size: Sequence[int], target_size: Sequence[int]) -> Tuple[List[int], float]:
+    """The size, and its scale, of the largest image of this shape whose sides are within those of target_size."""
+    scale = arrays.fit_scale(tuple(img_size), tuple(target_size))
+    return [round(side * scale) for side in img_size], scale
+
+
+def normalize(im: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """(im / 255 - mean) / std in float32."""
+    return (im.astype(np.float32) / np.float32(255) - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+
+
+def resize(im: np.ndarray, target_size: Union[int, Sequence[int]] = 608, interp: int = cv2.INTER_LINEAR) -> np.ndarray:
+    """Resize to (width, height), or to a square; interp is OpenCV's."""
+    size = (target_size, target_size) if isinstance(target_size, int) else tuple(target_size)
+    return cv2.resize(im, size, interpolation=interp)
+
+
+def resize_long(im: np.ndarray, long_size: int = 224, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
+    """Resize so that the long side is long_size, in proportion."""
+    return _scale(im, float(long_size) / max(im.shape[:2]), interpolation)
+
+
+def resize_short(im: np.ndarray, short_size: int = 224, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
+    """Resize so that the short side is short_size, in proportion."""
+    return _scale(im, float(short_size) / min(im.shape[:2]), interpolation)
+
+
+def _scale(im: np.ndarray, scale: float, interpolation: int) -> np.ndarray:
+    height, width = (int(round(side * scale)) for side in im.shape[:2])
+    return cv2.resize(im, (width, height), interpolation=interpolation)
+
+
+def horizontal_flip(im: np.ndarray) -> np.ndarray:
+    return im[:, ::-1]
+
+
+def vertical_flip(im: np.ndarray) -> np.ndarray:
+    return im[::-1]
+
+
+def brightness(im: Image.Image, brightness_lower: float, brightness_upper: float) -> Image.Image:
+    return ImageEnhance.Brightness(im).enhance(np.random.uniform(brightness_lower, brightness_upper))
+
+
+def contrast(im: Image.Image, contrast_lower: float, contrast_upper: float) -> Image.Image:
+    return ImageEnhance.Contrast(im).enhance(np.random.uniform(contrast_lower, contrast_upper))
+
+
+def saturation(im: Image.Image, saturation_lower: float, saturation_upper: float) -> Image.Image:
+    return ImageEnhance.Color(im).enhance(np.random.uniform(saturation_lower, saturation_upper))
+
+
+def sharpness(im: Image.Image, sharpness_lower: float, sharpness_upper: float) -> Image.Image:
+    return ImageEnhance.Sharpness(im).enhance(np.random.uniform(sharpness_lower, sharpness_upper))
+
+
+def hue(im: Image.Image, hue_lower: float, hue_upper: float) -> Image.Image:
+    """Turn the hue by an amount in 1/256 of the colour circle; fractions of the sum are cut off."""
+    shift = np.random.uniform(hue_lower, hue_upper)
+    hsv = np.array(im.convert("HSV"))
+    hsv[..., 0] = np.floor(hsv[..., 0] + shift).astype(np.int64) % 256
+    return Image.fromarray(hsv, "HSV").convert("RGB")
+
+
+def rotate(im: Image.Image, rotate_lower: float, rotate_upper: float) -> Image.Image:
+    """Turn by whole degrees, against the clock."""
+    return im.rotate(int(np.random.uniform(rotate_lower, rotate_upper)))
+
+
+def mask_to_onehot(mask: np.ndarray, num_classes: int) -> np.ndarray:
+    """(K, H, W) uint8: 1 where a label is of a class."""
+    return (mask == np.arange(num_classes).reshape(-1, 1, 1)).astype(np.uint8)
+
+
+def onehot_to_binary_edge(mask: np.ndarray, radius: float) -> np.ndarray:
+    """(1, H, W) uint8: 1 within `radius` pixels of a border between a class, of (K, H, W), and the others.
+
+    The image's own border is one of each class that touches it.
+
+    Raises:
+        ValueError: radius is below 1.
     """
-    if image.dtype == np.uint8:
-        return image
-    if not (image.min() >= 0 and image.max() < 256):  # to look costs less than to clip
-        image = np.clip(image, 0, 255)
-    return image.astype(np.uint8)
+    if radius < 1:
+        raise ValueError(f"radius must be 1 or more; got {radius}")
+    edge = np.zeros(mask.shape[1:], bool)
+    for inside in np.pad(mask.astype(np.uint8), ((0, 0), (1, 1), (1, 1))):
+        distance = sum(cv2.distanceTransform(part, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for part in (inside, 1 - inside))
+        edge |= distance[1:-1, 1:-1] <= radius
+    return edge[np.newaxis].astype(np.uint8)
 
 
-def resize(array: Array, size: Tuple[int, int], interp: str = "LINEAR") -> Array:
-    """Resize to (height, width); the dtype stays."""
-    if isinstance(array, Deferred):
-        return array.resize(size, interp)
-    height, width = size
-    return cv2.resize(array, (width, height), interpolation=INTERPOLATIONS[interp])
-
-
-def scaled_size(size: Tuple[int, int], scale: float) -> Tuple[int, int]:
-    """Both sides times scale, halves to even as Python's round does, at least one pixel."""
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def fit_scale(size: Tuple[int, int], bound: Tuple[int, int]) -> float:
-    """The largest scale that keeps the long side within max(bound) and the short side within min(bound)."""
-    return min(max(bound) / max(size), min(bound) / min(size))
-
-
-def round_up(size: Tuple[int, int], divisor: int) -> Tuple[int, int]:
-    """Both sides raised to the next multiple of divisor."""
-    return math.ceil(size[0] / divisor) * divisor, math.ceil(size[1] / divisor) * divisor
-
-
-def flip(array: Array, direction: str) -> Array:
-    """Mirror along 'horizontal' (left-right), 'vertical' (up-down) or 'diagonal' (both)."""
-    if isinstance(array, Deferred):
-        return array.flip(direction)
-    return cv2.flip(array, FLIP_CODES[direction])
-
-
-def crop(array: Array, corner: Tuple[int, int], size: Tuple[int, int]) -> np.ndarray:
-    """The window of at most `size` whose upper left pixel is corner = (top, left); of an array, a view."""
-    top, left = corner
-    return array[top:top + size[0], left:left + size[1]]
-
-
-def pad_bottom_right(array: np.ndarray, size: Tuple[int, int], value: Sequence[float]) -> np.ndarray:
-    """Extend to at least size; `value` is one number, or one per channel, and must suit the dtype."""
-    height, width = array.shape[:2]
-    if height >= size[0] and width >= size[1]:
-        return array
-    padded = np.empty((max(height, size[0]), max(width, size[1])) + array.shape[2:], array.dtype)
-    padded[:height, :width] = array
-    padded[height:] = value
-    padded[:height, width:] = value
-    return padded
-
-
-def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """(image / 255 - mean) / std in float32, for an image in 0..255.
-
-    Computed as (image - 255 mean) / (255 std): the division by 255 then costs no pass over the image, and the
-    result is bit for bit that of mmsegmentation's preprocessor, whose mean and std are stated on 0..255. It is
-    (H, W, 3) like the image, but lies in memory as (3, H, W), which a model takes; of uint8, it is looked up.
-    """
-    means, stds = (np.broadcast_to((np.asarray(values, np.float64) * 255).astype(np.float32), 3)
-                   for values in (mean, std))
-    planes = np.empty((3, *image.shape[:2]), np.float32)
-    if image.dtype == np.uint8:
-        levels = _GREY_LEVELS.astype(np.float32)
-        for channel, plane, offset, divisor in zip(cv2.split(image), planes, means, stds):
-            cv2.LUT(channel, (levels - offset) / divisor, dst=plane)
-    else:
-        for index, plane in enumerate(planes):
-            np.subtract(image[..., index], means[index], out=plane)
-            plane /= stds[index]
-    return planes.transpose(1, 2, 0)
-
-
-def enhance(image: np.ndarray, operations: Sequence[Tuple[str, float]]) -> np.ndarray:
-    """Run Pillow's enhancers on a uint8 RGB image, one after the other; bit for bit what they compute.
-
-    `operations` are (name, amount): the amount of 'brightness', 'contrast', 'saturation' and 'sharpness' is
-    Pillow's factor (1 changes nothing), that of 'hue' a shift in 1/256 of the colour circle.
-    """
-    for name, amount in operations:
-        if name == "brightness":
-            image = _blend_with_grey(image, 0, amount)
-        elif name == "contrast":
-            image = _blend_with_grey(image, int(ImageStat.Stat(_grey(image)).mean[0] + 0.5), amount)
-        elif name == "saturation":
-            grey = _grey(image)  # plane by plane: Pillow's RGB has a fourth byte that is blended, too
-            image = cv2.merge([np.asarray(Image.blend(grey, Image.fromarray(plane), amount))
-                               for plane in cv2.split(image)])
-        elif name == "hue":
-            image = shift_hue(image, amount)
-        else:
-            image = np.array(ImageEnhance.Sharpness(Image.fromarray(image)).enhance(amount))
-    return image
-
-
-def _grey(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image).convert("L")
-
-
-def _blend_with_grey(image: np.ndarray, grey: int, factor: float) -> np.ndarray:
-    """Pillow's blend of an image with one of equal pixels: the same table for every channel."""
-    levels = Image.fromarray(_GREY_LEVELS[np.newaxis])
-    return cv2.LUT(image, np.array(Image.blend(Image.new("L", levels.size, grey), levels, factor))[0])
-
-
-def linear_uint8(array: np.ndarray, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
-    """scale * array + shift in float32, clipped to 0..255 and cut to uint8, for a uint8 array."""
-    table = np.arange(256, dtype=np.float32) * float(scale) + float(shift)
-    return cv2.LUT(array, np.clip(table, 0, 255).astype(np.uint8))
-
-
-def scale_saturation_hsv(image: np.ndarray, scale: float) -> np.ndarray:
-    """Multiply the saturation of a uint8 RGB image in OpenCV's 8-bit HSV."""
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    tables = np.stack((_GREY_LEVELS, linear_uint8(_GREY_LEVELS, scale=scale).ravel(), _GREY_LEVELS), axis=-1)
-    return cv2.cvtColor(cv2.LUT(hsv, tables[np.newaxis]), cv2.COLOR_HSV2RGB)
-
-
-def shift_hue_hsv(image: np.ndarray, shift: int) -> np.ndarray:
-    """Turn the hue of a uint8 RGB image by 2 * shift degrees in OpenCV's 8-bit HSV, whose hue is 0..179."""
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    turned = ((np.arange(256) + int(shift)) % 180).astype(np.uint8)
-    tables = np.stack((turned, _GREY_LEVELS, _GREY_LEVELS), axis=-1)
-    return cv2.cvtColor(cv2.LUT(hsv, tables[np.newaxis]), cv2.COLOR_HSV2RGB)
+def mask_to_binary_edge(mask: np.ndarray, radius: float, num_classes: int) -> np.ndarray:
+    """`onehot_to_binary_edge` of a label."""
+    return onehot_to_binary_edge(mask_to_onehot(mask.squeeze(), num_classes), radius)

@@ -9,7 +9,7 @@ import numpy as np
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError, DataError
-from paddleseg.transforms import base, checks, functional
+from paddleseg.transforms import arrays, base, checks
 
 
 @manager.TRANSFORMS.add_component
@@ -33,21 +33,21 @@ class Resize(base.RandomTransform):
         self.size_divisor = size_divisor
         if size_divisor is not None:
             checks.integer("Resize", "size_divisor", size_divisor, low=1)
-        self.interp = checks.one_of("Resize", "interp", interp, [*functional.INTERPOLATIONS, "RANDOM"])
+        self.interp = checks.one_of("Resize", "interp", interp, [*arrays.INTERPOLATIONS, "RANDOM"])
 
     def decide(self, data: dict) -> str:
         if self.interp != "RANDOM":
             return self.interp
-        names = list(functional.INTERPOLATIONS)
+        names = list(arrays.INTERPOLATIONS)
         return names[data["rng"].integers(len(names))]
 
     def apply(self, data: dict, decision: str) -> dict:
         size = self.target_size
         if self.keep_ratio:
             before = base.image_size(data)
-            size = functional.scaled_size(before, functional.fit_scale(before, size))
+            size = arrays.scaled_size(before, arrays.fit_scale(before, size))
         if self.size_divisor is not None:
-            size = functional.round_up(size, self.size_divisor)
+            size = arrays.round_up(size, self.size_divisor)
         return base.resize_in_float(data, size, decision)
 
 
@@ -60,7 +60,7 @@ class ResizeByLong:
 
     def __call__(self, data: dict) -> dict:
         size = base.image_size(data)
-        return base.resize_in_float(data, functional.scaled_size(size, self.long_size / max(size)))
+        return base.resize_in_float(data, arrays.scaled_size(size, self.long_size / max(size)))
 
 
 @manager.TRANSFORMS.add_component
@@ -91,7 +91,7 @@ class ResizeByShort(base.RandomTransform):
         short, long = min(size), max(size)
         if decision / short * long > self.max_size:
             decision = int(self.max_size / long * short)
-        return base.resize_in_float(data, functional.scaled_size(size, decision / short))
+        return base.resize_in_float(data, arrays.scaled_size(size, decision / short))
 
 
 @manager.TRANSFORMS.add_component
@@ -121,7 +121,7 @@ class ResizeStepScaling(base.RandomTransform):
         return float(data["rng"].choice(factors))
 
     def apply(self, data: dict, decision: float) -> dict:
-        return base.resize_in_float(data, functional.scaled_size(base.image_size(data), decision))
+        return base.resize_in_float(data, arrays.scaled_size(base.image_size(data), decision))
 
 
 @manager.TRANSFORMS.add_component

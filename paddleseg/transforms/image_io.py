@@ -28,15 +28,18 @@ _JPEG_END = b"\xff\xd9"
 _TIFF_START = (b"II*\0", b"MM\0*")
 _KNOWN_START = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP|P[1-6]\s", re.DOTALL)
 _PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
+_ORIENTATION, _UPRIGHT = 0x0112, 1  # of EXIF
 # A few damaged bytes may state a size that no memory holds. Pillow's own limit is a third higher.
 _MAX_PIXELS = 1 << 27
+_STATED = "it states a size of "
 
 
 def read_image(path: PathLike, to_rgb: bool = True) -> np.ndarray:
     """Read an image as uint8 (H, W, 3), RGB or BGR.
 
     16 bits are reduced to their upper 8, alpha is dropped, grey is repeated, and a palette is looked up. An
-    EXIF orientation is not applied, because the label's file doesn't know of it.
+    EXIF orientation is not applied, because the label's file doesn't know of it; except that of a TIFF, image or
+    label, which all decoders apply.
 
     Raises:
         ImageReadError: missing, empty, truncated, damaged, or not an image.
@@ -50,7 +53,7 @@ def read_image(path: PathLike, to_rgb: bool = True) -> np.ndarray:
     except cv2.error as error:
         raise ImageReadError(f"{path} can't be decoded: {' '.join(str(error).split())}") from error
     if image is None:
-        raise ImageReadError(f"{path} is not an image that OpenCV can decode")
+        raise ImageReadError(f"{path} is not an image that OpenCV can decode; save it as PNG or JPEG")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if to_rgb else image
 
 
@@ -76,10 +79,11 @@ def read_label(path: PathLike) -> np.ndarray:
         raise ImageReadError(f"{path} can't be decoded as a label: {_one_line(error)}") from error
     if values.ndim != 2 or values.dtype.kind == "f":
         raise ImageReadError(f"{path} is a picture of mode {picture.mode}, but a label has one channel, of "
-                             "class indices; save it as a grey or palette PNG of indices")
+                             "class indices; save it as a grey or palette PNG of indices, which "
+                             "tools/index_masks.py makes of its colors")
     if values.dtype.itemsize > 1 and (values.min() < 0 or values.max() > 255):
         raise LabelValueError(f"{path} holds values from {values.min()} to {values.max()}; class indices lie "
-                              "in 0..255 (is it a file of instance ids?)")
+                              "in 0..255; save them with 8 bits (is it a file of instance ids?)")
     return values.astype(np.uint8)
 
 
@@ -96,6 +100,15 @@ def image_size(path: PathLike) -> Tuple[int, int]:
                 return picture.size[::-1]
     except Exception:  # whatever it was, reading the file says what is wrong with it
         return read_image(path).shape[:2]
+
+
+def is_turned(path: PathLike) -> bool:
+    """Whether EXIF says to show a JPEG or WebP turned or mirrored, which `read_image` doesn't do."""
+    try:
+        with Image.open(path, formats=["JPEG", "WEBP"]) as picture:
+            return picture.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT
+    except Exception:  # neither, or what Pillow's parsers raise on damaged EXIF, which no reader applies then
+        return False
 
 
 def write_png(path: PathLike, array: np.ndarray, palette: Optional[np.ndarray] = None) -> None:
@@ -133,7 +146,8 @@ def _read_complete(path: PathLike) -> bytes:
         ends = data.startswith(_JPEG_START) and data.rstrip(b"\x00\n").endswith(_JPEG_END)
         fault = _pillow_fault(data, decode=not ends)
     if fault:
-        raise ImageReadError(f"{path} is truncated or damaged: {fault}")
+        what = "too large, or damaged" if fault.startswith(_STATED) else "truncated or damaged"
+        raise ImageReadError(f"{path} is {what}: {fault}")
     return data
 
 
@@ -195,7 +209,8 @@ def _tiff_fault(data: bytes) -> Optional[str]:
 def _size_fault(width: int, height: int) -> Optional[str]:
     if 0 < width * height <= _MAX_PIXELS:
         return None
-    return f"it states a size of {height}x{width} (height x width); up to {_MAX_PIXELS >> 20} million pixels are read"
+    return (f"{_STATED}{height}x{width} (height x width); up to {_MAX_PIXELS >> 20} million pixels are "
+            "read, so cut it into tiles")
 
 
 def _one_line(error: Exception) -> str:

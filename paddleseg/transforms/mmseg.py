@@ -8,13 +8,13 @@ im_padding_value 0 and label_padding_value 255 do what mmsegmentation's data pre
 from typing import List, Sequence, Tuple
 
 from paddleseg.cvlibs import manager
-from paddleseg.transforms import base, checks, functional
+from paddleseg.transforms import arrays, base, checks
 
 _DISTORTIONS = {
-    "brightness": lambda image, shift: functional.linear_uint8(image, shift=shift),
-    "contrast": lambda image, scale: functional.linear_uint8(image, scale=scale),
-    "saturation": functional.scale_saturation_hsv,
-    "hue": functional.shift_hue_hsv,
+    "brightness": lambda image, shift: arrays.linear_uint8(image, shift=shift),
+    "contrast": lambda image, scale: arrays.linear_uint8(image, scale=scale),
+    "saturation": arrays.scale_saturation_hsv,
+    "hue": arrays.shift_hue_hsv,
 }
 
 
@@ -46,7 +46,7 @@ class RandomResize(base.RandomTransform):
         size = height, width
         if self.keep_ratio:
             before = base.image_size(data)
-            ratio = functional.fit_scale(before, size)
+            ratio = arrays.fit_scale(before, size)
             size = tuple(max(1, int(side * ratio + 0.5)) for side in before)
         return base.resize(data, size)
 
@@ -82,7 +82,7 @@ class RandomFlip(base.RandomTransform):
 
     def __init__(self, prob: float = 0.5, direction: str = "horizontal"):
         self.prob = checks.number("RandomFlip", "prob", prob, high=1)
-        self.direction = checks.one_of("RandomFlip", "direction", direction, list(functional.FLIP_CODES))
+        self.direction = checks.one_of("RandomFlip", "direction", direction, list(arrays.FLIP_CODES))
 
     def decide(self, data: dict) -> bool:
         return bool(data["rng"].random() < self.prob)
@@ -127,7 +127,7 @@ class PhotoMetricDistortion(base.RandomTransform):
         return [(name, draws[name]()) for name in order if rng.integers(2)]
 
     def apply(self, data: dict, decision: Sequence[Tuple[str, float]]) -> dict:
-        image = functional.as_uint8(data["img"])
+        image = arrays.as_uint8(data["img"])
         for name, amount in decision:
             image = _DISTORTIONS[name](image, amount)
         return {**data, "img": image}

@@ -5,7 +5,7 @@ from typing import List, Optional, Sequence, Tuple
 import cv2
 
 from paddleseg.cvlibs import manager
-from paddleseg.transforms import base, checks, functional
+from paddleseg.transforms import arrays, base, checks
 
 _BLURS = {
     "gaussian": lambda image, kernel: cv2.GaussianBlur(image, (kernel, kernel), 0),
@@ -56,7 +56,7 @@ class RandomDistort(base.RandomTransform):
         return decision
 
     def apply(self, data: dict, decision: Sequence[Tuple[str, float]]) -> dict:
-        return base.change(data, lambda image: functional.enhance(functional.as_uint8(image), decision))
+        return base.change(data, lambda image: arrays.enhance(arrays.as_uint8(image), decision))
 
 
 @manager.TRANSFORMS.add_component
@@ -88,7 +88,7 @@ class RandomBlur(base.RandomTransform):
         if decision is None:
             return data
         blur_type, kernel = decision
-        return base.change(data, lambda image: _BLURS[blur_type](functional.as_uint8(image), kernel))
+        return base.change(data, lambda image: _BLURS[blur_type](arrays.as_uint8(image), kernel))
 
 
 @manager.TRANSFORMS.add_component
@@ -103,4 +103,4 @@ class Normalize:
         self.std = checks.channels("Normalize", "std (58.395 is 0.229 here)", std, 1e-6, 1)
 
     def __call__(self, data: dict) -> dict:
-        return base.change(data, lambda image: functional.normalize(image, self.mean, self.std))
+        return base.change(data, lambda image: arrays.normalize(image, self.mean, self.std))

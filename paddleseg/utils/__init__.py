@@ -1,1 +1,18 @@
-"""Small single-purpose modules; import the submodule you need."""
+"""Small single-purpose modules; import the submodule you need.
+
+What code written for PaddleSeg takes from this package itself, as in `utils.load_entire_model`, is found in utils.py
+when it is asked for.
+"""
+
+import importlib
+
+_IN_UTILS = ("download_pretrained_model", "load_entire_model", "load_pretrained_model", "seg_env")
+_SUBMODULES = ("download", "logger", "utils")
+
+
+def __getattr__(name: str):
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _IN_UTILS:
+        return getattr(importlib.import_module(f"{__name__}.utils"), name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -1,4 +1,4 @@
-"""Take one file out of an archive, and nothing else."""
+"""Take one file out of an archive, or all of them, and nothing that lies elsewhere."""
 
 import contextlib
 import hashlib
@@ -8,9 +8,9 @@ import shutil
 import stat
 import tarfile
 import zipfile
-from typing import BinaryIO, Callable, Iterator, NamedTuple
+from typing import BinaryIO, Callable, Iterator, List, NamedTuple
 
-from paddleseg.cvlibs.errors import WeightsError
+from paddleseg.cvlibs.errors import DataError, WeightsError
 from paddleseg.utils import download
 
 _MAX_MEMBERS = 1000
@@ -74,6 +74,44 @@ def unpack_single(archive: str, suffix: str) -> str:
     return target
 
 
+def unpack_all(archive: str, folder: str) -> None:
+    """Unpack every file of an archive into `folder`, which isn't there yet: whole, or not at all.
+
+    The whole archive is refused if a member is a link, a device, or named to lie outside, or if it is too big.
+
+    Raises:
+        DataError: refused, damaged, or the folder can't be written.
+    """
+    temporary = f"{folder}.{os.getpid()}.tmp"
+    try:
+        os.makedirs(temporary)
+        limit_bytes = min(shutil.disk_usage(temporary).free, max(_FREE_BYTES, _MAX_RATIO * os.path.getsize(archive)))
+        with _members(archive) as members:
+            for member in members:
+                _check_member(member)
+                limit_bytes -= member.nbytes
+                if limit_bytes < 0 or member.nbytes < 0:
+                    raise _Refused("holds more than there is room for, or than an archive of its size can")
+                if member.is_regular:
+                    _write_member(member, os.path.join(temporary, *member.name.split("/")))
+        os.replace(temporary, folder)
+    except _Refused as reason:
+        raise DataError(f"{archive} {reason}") from None
+    except Exception as error:  # a damaged archive raises errors of zlib, struct, …
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{archive} can't be unpacked to {folder} ({reason:.120})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_member(member: _Member, path: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "xb") as out, member.open() as stream:
+        shutil.copyfileobj(stream, out, 1 << 20)
+        if out.tell() != member.nbytes:
+            raise _Refused(f"is truncated: {member.name!r:.80} ends early")
+
+
 def _unpacked_path(archive: str) -> str:
     """A name in the cache that no other archive has, nor another version of this one."""
     state = os.stat(archive)
@@ -87,13 +125,7 @@ def _choose(members: Iterator[_Member], suffix: str, archive_bytes: int) -> _Mem
     chosen, total_bytes = [], 0
     limit_bytes = min(_MAX_UNPACKED_BYTES, max(_FREE_BYTES, _MAX_RATIO * archive_bytes))
     for count, member in enumerate(members, start=1):
-        parts = member.name.replace("\\", "/").split("/")
-        if parts[0] == "" or ":" in parts[0] or ".." in parts:
-            raise _Refused(f"holds {member.name!r:.80}, a path outside its folder: refused")
-        if _CONTROL.search(member.name):
-            raise _Refused(f"holds {member.name!r:.80}, a name with control characters: refused")
-        if not (member.is_regular or member.is_folder):
-            raise _Refused(f"holds {member.name!r:.80}, a link or a device: refused")
+        parts = _check_member(member)
         total_bytes += member.nbytes
         if count > _MAX_MEMBERS or total_bytes > limit_bytes or member.nbytes < 0:
             raise _Refused(f"holds more than {_MAX_MEMBERS} files, or more than {limit_bytes >> 20} MiB: refused")
@@ -103,6 +135,18 @@ def _choose(members: Iterator[_Member], suffix: str, archive_bytes: int) -> _Mem
         raise _Refused(f"holds {len(chosen)} {suffix} files, not one; "
                        f"unpack it and name the {suffix} file")
     return chosen[0]
+
+
+def _check_member(member: _Member) -> List[str]:
+    """The parts of its path, which must lie inside."""
+    parts = member.name.replace("\\", "/").split("/")
+    if parts[0] == "" or ":" in parts[0] or ".." in parts:
+        raise _Refused(f"holds {member.name!r:.80}, a path outside its folder: refused")
+    if _CONTROL.search(member.name):
+        raise _Refused(f"holds {member.name!r:.80}, a name with control characters: refused")
+    if not (member.is_regular or member.is_folder):
+        raise _Refused(f"holds {member.name!r:.80}, a link or a device: refused")
+    return parts
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import urllib.request
 from typing import Iterator, NamedTuple, Optional
 from urllib.parse import SplitResult, urlsplit
 
-from paddleseg.cvlibs.errors import SegError
+from paddleseg.cvlibs.errors import DataError, SegError
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +112,58 @@ def download(url: str, target: str, attempts: int = 3, pause_sec: float = 2.0,
                 _fetch(source, target, attempts, pause_sec, timeout_sec)
     except OSError as error:
         raise DownloadError(f"{error.strerror or error}: {error.filename or target}") from error
+
+
+def download_file_and_uncompress(url: str, savepath: Optional[str] = None, extrapath: Optional[str] = None,
+                                 extraname: Optional[str] = None, print_progress: bool = True, cover: bool = False,
+                                 delete_file: bool = True, filename: Optional[str] = None) -> str:
+    """Fetch and unpack a data set, as data sets written for PaddleSeg do; returns its folder.
+
+    Args:
+        url: an archive (.zip, .tar, .tar.gz) of one folder, whose name is the archive's; or a file.
+        savepath: the folder for the archive; the working directory by default.
+        extrapath: where the data set's folder is made; the working directory by default.
+        extraname: the name of that folder; by default the archive's.
+        print_progress: taken for PaddleSeg's signature; a terminal shows progress, a log doesn't.
+        cover: refused where there is something to cover; delete the folder by hand.
+        delete_file: the archive, once it is unpacked.
+        filename: a file that the folder must hold.
+
+    Raises:
+        DownloadError: the archive can't be had, or what is there would have to be deleted.
+        DataError: it can't be unpacked, or doesn't hold `filename`.
+    """
+    archive = os.path.join(savepath or ".", os.path.basename(urlsplit(url).path))
+    stem = re.sub(r"(\.tar)?\.[A-Za-z0-9]+$", "", os.path.basename(archive))
+    folder = os.path.join(extrapath or ".", extraname or stem)
+    if cover and os.path.isdir(folder):
+        raise DownloadError(f"{folder} is there and would be replaced; delete it yourself")
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    with _locked(folder + ".lock"):
+        if not os.path.isdir(folder):  # else it is whole, as it got its name last
+            download(url, archive)
+            _unpack_folder(archive, stem, folder, delete_file)
+    if filename is not None and not os.path.exists(os.path.join(folder, filename)):
+        raise DataError(f"{folder} holds no {filename}; delete the folder to download it again")
+    return folder
+
+
+def _unpack_folder(archive: str, stem: str, folder: str, delete_file: bool) -> None:
+    """Unpack, and take what lies in the archive's own folder out of it; a file that is no archive goes there itself."""
+    from paddleseg.utils.archive import is_tar, is_zip, unpack_all
+
+    whole = folder + ".unpacked"
+    shutil.rmtree(whole, ignore_errors=True)
+    if is_zip(archive) or is_tar(archive):
+        unpack_all(archive, whole)
+        if delete_file:
+            os.remove(archive)
+    else:
+        os.makedirs(whole)
+        os.replace(archive, os.path.join(whole, os.path.basename(archive)))
+    inner = os.path.join(whole, stem)
+    os.replace(inner if os.path.isdir(inner) else whole, folder)
+    shutil.rmtree(whole, ignore_errors=True)
 
 
 def _fetch(source: _Source, target: str, attempts: int, pause_sec: float, timeout_sec: float) -> None:

@@ -27,7 +27,7 @@ def results(layer, x, bound, monkeypatch):
     (3, 1, "same", 1, None), (3, 1, 2, 2, False), (3, 2, 1, 1, None), ((1, 3), 1, (0, 1), 1, None)])
 def test_groups_add_up_to_the_whole(float64, monkeypatch, kernel, stride, padding, dilation, bias_attr):
     paddle.seed(0)
-    layer = layers.ConvBNReLU(7, 4, kernel, stride, padding, dilation, bias_attr)
+    layer = layers.ConvBNReLU(7, 4, kernel, padding, stride=stride, dilation=dilation, bias_attr=bias_attr)
     x = paddle.randn([2, 7, 9, 11])
     whole, calls = results(layer, x, 2 ** 30, monkeypatch)
     assert calls == 0

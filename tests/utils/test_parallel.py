@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import is_running
 
 from paddleseg.cvlibs.errors import RunError
 from paddleseg.utils.parallel import map_parallel
@@ -48,7 +49,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from paddleseg.utils.parallel import map_parallel
 def tell(number):
     open(os.path.join({str(tmp_path)!r}, str(os.getpid())), "w").close()
-    print("begun", flush=True)
+    os.write(1, b"begun\\n")  # whole, as two processes write to one pipe
     time.sleep(0.1)
 list(map_parallel(tell, range(100), 2, ""))
 """
@@ -59,16 +60,9 @@ list(map_parallel(tell, range(100), 2, ""))
     process.wait()
     process.stdout.close()
     deadline = time.monotonic() + 5
-    while any(is_running(path.name) for path in tmp_path.iterdir()) and time.monotonic() < deadline:
+    while any(is_running(int(path.name)) for path in tmp_path.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    left = [int(path.name) for path in tmp_path.iterdir() if is_running(path.name)]
+    left = [int(path.name) for path in tmp_path.iterdir() if is_running(int(path.name))]
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert len(list(tmp_path.iterdir())) == 2 and not left
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -133,6 +133,7 @@ class ResNet(nn.Layer):
 
     Attributes:
         feat_channels: channels of the four maps.
+        layers: the depth, by the name that PaddleSeg's SFNet asks for.
 
     Shapes:
         input (N, C, H, W), outputs (N, feat_channels[s], H / r, W / r), rounded up, with r = 4, 8, 16, 32
@@ -152,6 +153,7 @@ class ResNet(nn.Layer):
         name = f"ResNet{depth}_{variant}"
         _check(name, blocks[3], output_stride, multi_grid, base_channels)
         _check_stages(name, frozen_stages, recompute_stages)
+        self.layers = depth
         channels = self._add_stem(row, in_channels, base_channels)
         self._stages = []
         self.feat_channels = []

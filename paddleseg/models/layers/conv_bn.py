@@ -7,7 +7,7 @@ biases at 0, batch norms at weight 1 and bias 0.
 """
 
 import functools
-from typing import Optional, Type, Union
+from typing import Optional, Sequence, Type, Union
 
 import paddle
 import paddle.nn as nn
@@ -18,16 +18,25 @@ from paddleseg.models.layers.conv_parts import convolve
 from paddleseg.models.layers.sync_batch_norm import CPUSyncBatchNorm, in_kernel_precision
 
 
-def SyncBatchNorm(num_features: int, single_process: Type[nn.Layer] = nn.BatchNorm2D, **kwargs) -> nn.Layer:
+def SyncBatchNorm(num_features: int, single_process: Type[nn.Layer] = nn.BatchNorm2D, data_format: str = "NCHW",
+                  **kwargs) -> nn.Layer:
     """A batch norm whose statistics are those of the whole batch, however many processes share it.
 
     In a run of one process this is a layer of type `single_process`; the parameters have the same names either
     way, and `kwargs` go to the layer. Several processes have one class for all shapes of input, (N, K, C) too.
+
+    Raises:
+        ConfigError: channels last, shared by several processes without GPUs.
     """
+    if data_format != "NCHW":
+        kwargs["data_format"] = data_format
     if paddle.distributed.get_world_size() == 1:
         return single_process(num_features, **kwargs)
-    kind = nn.SyncBatchNorm if paddle.get_device().startswith("gpu") else CPUSyncBatchNorm
-    return kind(num_features, **kwargs)
+    if paddle.get_device().startswith("gpu"):
+        return nn.SyncBatchNorm(num_features, **kwargs)
+    if "data_format" in kwargs:
+        raise ConfigError(f"SyncBatchNorm of several processes on CPUs takes NCHW, not {data_format}")
+    return CPUSyncBatchNorm(num_features, **kwargs)
 
 
 def use_unbiased_variance(model: nn.Layer) -> None:
@@ -97,18 +106,17 @@ class ConvBN(nn.Layer):
 
     Args:
         padding: pixels on each side, or "same".
-        bias_attr: False for no bias (the batch norm cancels it anyway).
+        options: further arguments of nn.Conv2D; bias_attr=False for no bias (the batch norm cancels it anyway).
 
     Shapes:
         input (N, in_channels, H, W), output (N, out_channels, H', W').
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
-                 padding: Union[int, str] = "same", dilation: int = 1, bias_attr: Optional[bool] = None):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Union[int, Sequence[int]],
+                 padding: Union[int, str, Sequence[int]] = "same", **options):
         super().__init__()
-        self._conv = nn.Conv2D(in_channels, out_channels, kernel_size, stride=stride, padding=padding,
-                               dilation=dilation, bias_attr=bias_attr)
-        self._batch_norm = SyncBatchNorm(out_channels)
+        self._conv = nn.Conv2D(in_channels, out_channels, kernel_size, padding=padding, **options)
+        self._batch_norm = SyncBatchNorm(out_channels, data_format=options.get("data_format", "NCHW"))
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self._batch_norm(convolve(self._conv, x))

@@ -24,7 +24,8 @@ def convolve(conv: nn.Conv2D, x: paddle.Tensor) -> paddle.Tensor:
     """
     if not conv.training or not paddle.in_dynamic_mode():
         return conv(x)
-    if not x.place.is_cpu_place() or conv._groups > 1:
+    if not (x.place.is_cpu_place() and conv._groups == 1 and conv._data_format == "NCHW"
+            and conv._padding_mode == "zeros"):
         return conv(x)
     _, channels, height, width = x.shape
     rows, columns = channels * conv.weight[0, 0].size, height * width // (conv._stride[0] * conv._stride[1])

@@ -3,6 +3,7 @@
 Letters: N images, C classes, H, W size of the image; h, w of coarse logits.
 """
 
+import math
 from typing import Optional, Sequence
 
 import paddle
@@ -12,6 +13,7 @@ import paddle.nn.functional as F
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
 from paddleseg.models.losses.coarse import coarse_cross_entropy
+from paddleseg.models.losses.maps import check_map
 
 
 @manager.LOSSES.add_component
@@ -25,7 +27,7 @@ class CrossEntropyLoss(nn.Layer):
     Where every pixel is ignored the loss is 0 and so is its gradient.
 
     Args:
-        weight: one factor for each class; None for 1.
+        weight: one factor for each class, at least 0; None for 1.
         ignore_index: the label of pixels without a class.
         avg_non_ignore: False divides by the number of all pixels.
 
@@ -38,7 +40,8 @@ class CrossEntropyLoss(nn.Layer):
         that `align_corners` names, on the way. label (N, H, W) of any integer type, output () in float32 at least.
 
     Raises:
-        ConfigError: logit isn't a map, the label has another size, or `weight` another length than C.
+        ConfigError: logit isn't a map, the label has another size, `weight` another length than C, or a factor is below
+            0 or all are 0.
         LabelValueError: with `size`, the label holds something else than a class or the ignore index; on a GPU, where
             nothing waits for its values, the loss is NaN instead.
     """
@@ -48,16 +51,19 @@ class CrossEntropyLoss(nn.Layer):
     def __init__(self, weight: Optional[Sequence[float]] = None, ignore_index: int = 255,
                  avg_non_ignore: bool = True):
         super().__init__()
+        if weight is not None and not (all(0 <= value < math.inf for value in weight) and any(weight)):
+            raise ConfigError(f"CrossEntropyLoss: weight {list(weight)}: each must be at least 0 and finite, and one "
+                              f"above 0")
         self.weight = None if weight is None else paddle.to_tensor(list(weight), dtype="float64")
         self.ignore_index = ignore_index
         self.avg_non_ignore = avg_non_ignore
 
     def forward(self, logit: paddle.Tensor, label: paddle.Tensor, size: Optional[Sequence[int]] = None,
                 align_corners: bool = False) -> paddle.Tensor:
-        self._check(logit, label, size)
-        if logit.dtype != paddle.float64:
-            logit = logit.astype("float32")
-        label = label.astype("int64")
+        logit, label = check_map("CrossEntropyLoss", logit, label, size)
+        if self.weight is not None and len(self.weight) != logit.shape[1]:
+            raise ConfigError(f"CrossEntropyLoss: weight has {len(self.weight)} values, the model has "
+                              f"{logit.shape[1]} classes; give one value for each class")
         weight = None if self.weight is None else self.weight.astype(logit.dtype)
         if size is None:
             total = F.cross_entropy(logit, label, weight=weight, ignore_index=self.ignore_index,
@@ -80,16 +86,3 @@ class CrossEntropyLoss(nn.Layer):
         valid = paddle.logical_and(valid, paddle.logical_and(label >= 0, label < len(weight)))
         classes = paddle.where(valid, label, paddle.zeros_like(label))
         return (paddle.gather(weight, classes.flatten()) * valid.flatten().astype(dtype)).sum()
-
-    def _check(self, logit: paddle.Tensor, label: paddle.Tensor, size: Optional[Sequence[int]]) -> None:
-        if logit.ndim != 4:
-            shape = "(N, C) of the SE layer" if logit.ndim == 2 else f"shape {tuple(logit.shape)}"
-            raise ConfigError(f"CrossEntropyLoss takes the (N, C, H, W) logits of seg or aux, got {shape}: "
-                              "check the order of loss.types against the model's outputs seg, aux, se")
-        size = tuple(logit.shape[2:] if size is None else size)
-        if (logit.shape[0], *size) != tuple(label.shape):
-            raise ConfigError(f"CrossEntropyLoss: logits of shape {(*logit.shape[:2], *size)} and a label of shape "
-                              f"{tuple(label.shape)} don't cover the same pixels; a label is (N, H, W)")
-        if self.weight is not None and len(self.weight) != logit.shape[1]:
-            raise ConfigError(f"CrossEntropyLoss: weight has {len(self.weight)} values, the model has "
-                              f"{logit.shape[1]} classes; give one value for each class")

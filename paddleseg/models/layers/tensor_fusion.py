@@ -1,0 +1,164 @@
+"""The fusion of a finer with a coarser feature map, weighted by attention.
+
+Peng et al., "PP-LiteSeg: A Superior Real-Time Semantic Segmentation Model", 2022, section 3.2.
+
+Letters: N images, x the finer map (N, x_ch, H, W), y the coarser one (N, y_ch, h, w).
+"""
+
+from typing import Sequence, Tuple
+
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+
+from paddleseg.cvlibs.errors import ConfigError
+from paddleseg.models.layers.layer_libs import ConvBN, ConvBNAct, ConvBNReLU, SeparableConvBNReLU
+
+
+class UAFM(nn.Layer):
+    """conv(conv_x(x) + y resized); the other fusions weigh the two instead of adding them.
+
+    Args:
+        x_ch, y_ch, out_ch: channels of x, y and the output.
+        ksize: of the convolution on x.
+        resize_mode: how y is resized to the size of x.
+
+    Shapes:
+        output (N, out_ch, H, W).
+
+    Raises:
+        ConfigError: x is smaller than y.
+    """
+
+    def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
+        super().__init__()
+        self.conv_x = ConvBNReLU(x_ch, y_ch, ksize, padding=ksize // 2, bias_attr=False)
+        self.conv_out = ConvBNReLU(y_ch, out_ch, 3, padding=1, bias_attr=False)
+        self.resize_mode = resize_mode
+
+    def check(self, x: paddle.Tensor, y: paddle.Tensor) -> None:
+        """Raise ConfigError for maps in the wrong order."""
+        sizes = tuple(x.shape[2:]), tuple(y.shape[2:])
+        if paddle.in_dynamic_mode() and (sizes[0][0] < sizes[1][0] or sizes[0][1] < sizes[1][1]):
+            raise ConfigError(f"{type(self).__name__} takes the finer map first; it got {sizes[0]} before {sizes[1]}")
+
+    def prepare(self, x: paddle.Tensor, y: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
+        """Both with y_ch channels and of the size of x."""
+        x = self.prepare_x(x, y)
+        return x, self.prepare_y(x, y)
+
+    def prepare_x(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+        return self.conv_x(x)
+
+    def prepare_y(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+        size = x.shape[2:] if paddle.in_dynamic_mode() else paddle.shape(x)[2:]
+        return F.interpolate(y, size, mode=self.resize_mode)
+
+    def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+        """What a subclass computes in another way; x and y are (N, y_ch, H, W)."""
+        return self.conv_out(x + y)
+
+    def forward(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+        self.check(x, y)
+        x, y = self.prepare(x, y)
+        return self.fuse(x, y)
+
+
+class UAFM_ChAtten(UAFM):
+    """A weight for each channel, from means and maxima over the pixels of both maps."""
+
+    def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
+        super().__init__(x_ch, y_ch, out_ch, ksize, resize_mode)
+        self.conv_xy_atten = _channel_attention(4 * y_ch, y_ch)
+
+    def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+        parts = [F.adaptive_avg_pool2d(x, 1), F.adaptive_avg_pool2d(y, 1),
+                 F.adaptive_max_pool2d(x, 1), F.adaptive_max_pool2d(y, 1)]
+        return self.conv_out(_weighted(x, y, self.conv_xy_atten(paddle.concat(parts, axis=1))))
+
+
+class UAFM_ChAtten_S(UAFM):
+    """A weight for each channel, from means over the pixels of both maps."""
+
+    def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
+        super().__init__(x_ch, y_ch, out_ch, ksize, resize_mode)
+        self.conv_xy_atten = _channel_attention(2 * y_ch, y_ch)
+
+    def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+        parts = [F.adaptive_avg_pool2d(x, 1), F.adaptive_avg_pool2d(y, 1)]
+        return self.conv_out(_weighted(x, y, self.conv_xy_atten(paddle.concat(parts, axis=1))))
+
+
+class UAFM_SpAtten(UAFM):
+    """A weight for each pixel, from means and maxima over the channels of both maps."""
+
+    def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
+        super().__init__(x_ch, y_ch, out_ch, ksize, resize_mode)
+        self.conv_xy_atten = _pixel_attention(4)
+        # A constant 1, but a parameter in PaddleSeg, and so in its weights.
+        self._scale = self.create_parameter([1], default_initializer=nn.initializer.Constant(1.0))
+        self._scale.stop_gradient = True
+
+    def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+        attention = F.sigmoid(self.conv_xy_atten(_means_and_maxima([x, y])))
+        return self.conv_out(x * attention + y * (self._scale - attention))
+
+
+class UAFM_SpAtten_S(UAFM):
+    """A weight for each pixel, from means over the channels of both maps."""
+
+    def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
+        super().__init__(x_ch, y_ch, out_ch, ksize, resize_mode)
+        self.conv_xy_atten = _pixel_attention(2)
+
+    def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+        means = paddle.concat([x.mean(axis=1, keepdim=True), y.mean(axis=1, keepdim=True)], axis=1)
+        return self.conv_out(_weighted(x, y, self.conv_xy_atten(means)))
+
+
+class UAFMMobile(UAFM):
+    """`UAFM` with separable convolutions."""
+
+    def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
+        super().__init__(x_ch, y_ch, out_ch, ksize, resize_mode)
+        _make_separable(self, x_ch, y_ch, out_ch, ksize)
+
+
+class UAFMMobile_SpAtten(UAFM):
+    """A weight for each pixel, as in `UAFM_SpAtten`, with separable convolutions."""
+
+    def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
+        super().__init__(x_ch, y_ch, out_ch, ksize, resize_mode)
+        _make_separable(self, x_ch, y_ch, out_ch, ksize)
+        self.conv_xy_atten = _pixel_attention(4)
+
+    def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+        return self.conv_out(_weighted(x, y, self.conv_xy_atten(_means_and_maxima([x, y]))))
+
+
+def _make_separable(fusion: UAFM, x_ch: int, y_ch: int, out_ch: int, ksize: int) -> None:
+    fusion.conv_x = SeparableConvBNReLU(x_ch, y_ch, ksize, padding=ksize // 2, bias_attr=False)
+    fusion.conv_out = SeparableConvBNReLU(y_ch, out_ch, 3, padding=1, bias_attr=False)
+
+
+def _channel_attention(in_channels: int, channels: int) -> nn.Layer:
+    return nn.Sequential(ConvBNAct(in_channels, channels // 2, 1, bias_attr=False, act_type="leakyrelu"),
+                         ConvBN(channels // 2, channels, 1, bias_attr=False))
+
+
+def _pixel_attention(in_channels: int) -> nn.Layer:
+    return nn.Sequential(ConvBNReLU(in_channels, 2, 3, padding=1, bias_attr=False),
+                         ConvBN(2, 1, 3, padding=1, bias_attr=False))
+
+
+def _means_and_maxima(maps: Sequence[paddle.Tensor]) -> paddle.Tensor:
+    """Over the channels, mean and maximum of each map in turn: (N, 2 * len(maps), H, W)."""
+    parts = []
+    for one in maps:
+        parts += [one.mean(axis=1, keepdim=True), one.max(axis=1, keepdim=True)]
+    return paddle.concat(parts, axis=1)
+
+
+def _weighted(x: paddle.Tensor, y: paddle.Tensor, logit: paddle.Tensor) -> paddle.Tensor:
+    attention = F.sigmoid(logit)
+    return x * attention + y * (1 - attention)

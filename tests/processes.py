@@ -1,0 +1,11 @@
+"""What tests ask of processes that aren't their own."""
+
+from pathlib import Path
+
+
+def is_running(pid: int) -> bool:
+    """False for a zombie too: where nobody waits for orphans they stay."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

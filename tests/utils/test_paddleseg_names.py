@@ -1,0 +1,125 @@
+"""What code written for PaddleSeg finds in paddleseg.utils, and the unpacking of data sets."""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from paddleseg.cvlibs.errors import DataError, WeightsError
+from paddleseg.utils import archive, download
+from paddleseg.utils.download import DownloadError, download_file_and_uncompress
+
+URL = "https://example.org/sets/tiny.{}"
+
+
+def make_archive(path: Path, members: dict, link: bool = False) -> Path:
+    """A .zip or .tar.gz of name -> bytes."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as opened:
+            for name, content in members.items():
+                opened.writestr(name, content)
+        return path
+    with tarfile.open(path, "w:gz") as opened:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            opened.addfile(info, io.BytesIO(content))
+        if link:
+            info = tarfile.TarInfo("tiny/link")
+            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            opened.addfile(info)
+    return path
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A folder whose files `download` fetches by the last part of a URL; tells what was fetched."""
+    folder, fetched = tmp_path / "server", []
+    folder.mkdir()
+
+    def fetch(url, target):
+        fetched.append(url)
+        shutil.copy(folder / url.rpartition("/")[2], target)
+
+    monkeypatch.setattr(download, "download", fetch)
+    monkeypatch.chdir(tmp_path)
+    return folder, fetched
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+@pytest.mark.parametrize("own_folder", [True, False])
+def test_a_data_set_is_fetched_and_unpacked_once(server, tmp_path, kind, own_folder):
+    folder, fetched = server
+    inside = "tiny/" if own_folder else ""
+    make_archive(folder / f"tiny.{kind}", {f"{inside}images/a.png": b"a", f"{inside}list.txt": b"a.png"})
+    for _ in range(2):
+        found = download_file_and_uncompress(url=URL.format(kind), savepath="data", extrapath="data", extraname="mine",
+                                             filename="list.txt")
+        assert Path(found, "images", "a.png").read_bytes() == b"a"
+    assert found == os.path.join("data", "mine") and len(fetched) == 1
+    assert sorted(os.listdir("data")) == ["mine", "mine.lock"]
+
+
+def test_a_file_that_is_no_archive_is_put_into_the_folder(server):
+    (server[0] / "tiny.pdparams").write_bytes(b"weights")
+    assert Path(download_file_and_uncompress(URL.format("pdparams")), "tiny.pdparams").read_bytes() == b"weights"
+
+
+def test_what_is_there_is_never_deleted(server, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "precious").write_text("")
+    with pytest.raises(DownloadError, match="tiny is there and would be replaced"):
+        download_file_and_uncompress(URL.format("zip"), cover=True)
+    with pytest.raises(DataError, match="tiny holds no list.txt"):
+        download_file_and_uncompress(URL.format("zip"), filename="list.txt")
+    assert (tmp_path / "tiny" / "precious").exists()
+
+
+@pytest.mark.parametrize("kind, members, message", [
+    *((kind, members, message) for kind in ("zip", "tar.gz") for members, message in (
+        ({"a": b"1", "../b": b"2"}, "a path outside its folder"), ({"/etc/a": b"1"}, "a path outside its folder"),
+        ({"a\nb": b"1"}, "control characters"))),
+    ("tar.gz", {"a": bytes(3 << 20)}, "more than there is room for")])
+def test_a_hostile_archive_leaves_nothing(tmp_path, kind, members, message):
+    path = make_archive(tmp_path / f"bad.{kind}", members)
+    with pytest.raises(DataError, match=message):
+        archive.unpack_all(str(path), str(tmp_path / "out"))
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_link_and_a_damaged_archive_are_refused(tmp_path):
+    path = make_archive(tmp_path / "bad.tar.gz", {"tiny/a": b"1"}, link=True)
+    with pytest.raises(DataError, match="a link or a device"):
+        archive.unpack_all(str(path), str(tmp_path / "out"))
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match="can't be unpacked"):
+        archive.unpack_all(str(path), str(tmp_path / "out"))
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_names_of_paddleseg_are_found_without_paddle_at_import():
+    code = ("import sys\nfrom paddleseg import utils\nfrom paddleseg.utils import logger, utils as inner\n"
+            "assert utils.utils is inner and utils.logger is logger\n"
+            "assert utils.load_entire_model is inner.load_entire_model is inner.load_pretrained_model\n"
+            "assert utils.seg_env.DATA_HOME.startswith(utils.seg_env.HOME)\n"
+            "assert not hasattr(utils, 'no_such_name') and 'paddle' not in sys.modules\n")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
+
+
+def test_loading_is_strict(tmp_path):
+    import paddle.nn as nn
+
+    from paddleseg.utils import utils, weights
+
+    layer, path = nn.Linear(2, 3), str(tmp_path / "w.pdparams")
+    utils.load_entire_model(layer, None)
+    weights.write_weights(path, {"weight": layer.weight.numpy()})
+    with pytest.raises(WeightsError, match="missing: bias"):
+        utils.load_pretrained_model(layer, path)
+    assert utils.download_pretrained_model(path) == path
