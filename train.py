@@ -1,6 +1,7 @@
 """Train a model from a YAML recipe, on one process or many.
 
     python train.py --config configs/quick_start/encnet_resnet18_scenes.yml --do_eval
+    … --do_eval --use_ema --early_stop_intervals 5    (see docs/training.md)
     python -m paddle.distributed.launch train.py --config configs/encnet/encnet_cityscapes.yml --do_eval
 """
 
@@ -21,11 +22,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--do_eval", action="store_true", default=None,
                         help="evaluate at each checkpoint and keep the best model")
     parser.add_argument("--use_vdl", action="store_true", default=None, help="write VisualDL's files to --save_dir")
+    parser.add_argument("--use_ema", action="store_true", default=None,
+                        help="average the weights over the iterations too; evaluate and save both")
     for name, kind, text in (
             ("iters", int, "optimizer steps"), ("batch_size", int, "images per process and step"),
             ("accum_iters", int, "batches whose gradients make one step (default: 1)"),
             ("learning_rate", float, "the initial learning rate"),
             ("save_interval", int, "iterations between checkpoints (default: 1000)"),
+            ("early_stop_intervals", int, "end after so many evaluations in a row without a better mIoU"),
             ("keep_checkpoint_max", int, "checkpoints to keep (default: 5)"),
             ("log_iters", int, "iterations between lines of the log (default: 10)"),
             ("seed", int, "of weights, order, augmentation and dropout (default: 42)"),
@@ -35,7 +39,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--amp_level", choices=["O1", "O2"],
                         help="with fp16 and bf16: O1 keeps weights in float32 (default), O2 in half precision too")
     parser.add_argument("--data_format", choices=["NCHW"], help="NCHW is the one layout so far")
-    add_refused_flag(parser, "--use_ema", "weight averaging isn't there yet; take best_model from --do_eval")
     add_refused_flag(parser, "--profiler_options", "use a sampling profiler on the running process, such as py-spy")
     return parser.parse_args(argv)
 
@@ -54,15 +57,17 @@ def main(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace, save_dir: str, stop) -> int:
     """What one process does."""
-    from paddleseg.core import preflight, resume, run_dir
+    from paddleseg.core import early_stop, preflight, resume, run_dir
     from paddleseg.core import train as training
-    from paddleseg.cvlibs import builder
+    from paddleseg.cvlibs import builder, plugins
     from paddleseg.cvlibs.config import load_config
     from paddleseg.utils import device, distributed, launcher, logger
 
+    plugins.load_plugins(args.plugins)
     config = load_config(args.config, args.opts, builder.flag_values(args))
     builder.check(config)
     options, infer_options = builder.build_train_options(config), builder.build_infer_options(config)
+    early_stop.check_early_stop(options.early_stop_intervals, options.do_eval)
     rank, directory = distributed.rank(), None
     logger.setup_logging(rank)
     with stop.at_once("nothing has changed", "start the same command again"):
@@ -90,6 +95,7 @@ def train(args: argparse.Namespace, save_dir: str, stop) -> int:
         logger.setup_logging(rank, f"{save_dir}/train.log")
         if not finished:
             logger.info("configuration:\n" + builder.write_config(config, save_dir))
+            builder.log_class_weights(config, train_dataset.class_names)
     launcher.move_dumps(save_dir)
     distributed.barrier()
     training.train(model, criteria, optimizer, schedule, train_dataset, options, save_dir, val_dataset, infer_options,

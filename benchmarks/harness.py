@@ -241,7 +241,7 @@ def reset_peak() -> None:
 
 def paddleseg_folder() -> Optional[str]:
     """The folder that holds PaddleSeg's package, where `make bench` puts it; None without it."""
-    folder = ROOT / ".venv-align" / "paddleseg"
+    folder = ROOT / load_file("diff/paddleseg_reference.py").FOLDER
     return str(folder) if (folder / "paddleseg" / "models" / "encnet.py").is_file() else None
 
 

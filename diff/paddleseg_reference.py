@@ -1,9 +1,7 @@
 """Reference `paddleseg`: PaddleSeg 2.8.0's own code, in a process of its own.
 
 Its package has this toolkit's name, so the two can't share a process: `Worker` starts this file as a script
-with PaddleSeg's folder first on sys.path, and exchanges .npz files with it. Install it with
-
-    pip install --no-deps --target .venv-align/paddleseg paddleseg==2.8.0
+with PaddleSeg's folder first on sys.path, and exchanges .npz files with it. The Makefile installs it.
 
 What is done to PaddleSeg, which is of 2023, and nothing else:
     scikit-learn, which only its area under the ROC curve needs, is an empty module;
@@ -31,7 +29,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "configs/encnet/encnet_resnet101_os8_cityscapes_1024x512_80k.yml"
-FOLDER = ".venv-align/paddleseg"
+FOLDER = ".venv-paddleseg"  # where the Makefile puts it
 TERMS = ("seg", "aux", "se")  # the outputs of the network in training, and their losses
 _VALUES = "values"  # the entry of a message's file that holds what isn't an array, as JSON
 
@@ -69,7 +67,7 @@ def read_message(path: str) -> Dict:
 
 
 def find_folder(folder: Optional[str] = None) -> str:
-    """The folder that holds PaddleSeg's package: the given one, or .venv-align/paddleseg.
+    """The folder that holds PaddleSeg's package: the given one, or FOLDER.
 
     Raises:
         RunError: there is no PaddleSeg in it; says how to install it.
@@ -78,8 +76,8 @@ def find_folder(folder: Optional[str] = None) -> str:
 
     folder = os.path.abspath(folder or ROOT / FOLDER)
     if not os.path.isfile(os.path.join(folder, "paddleseg", "models", "encnet.py")):
-        raise RunError(f"{folder} holds no PaddleSeg: pip install --no-deps --target {FOLDER} paddleseg==2.8.0, "
-                       "or name its folder with --paddleseg")
+        raise RunError(f"{folder} holds no PaddleSeg; `make align-env` puts it into {FOLDER}, or name its folder with "
+                       "--paddleseg")
     return folder
 
 

@@ -166,7 +166,8 @@ def test_a_flag_that_is_not_given_changes_nothing(script, required):
 
     args = parser(script)(["--config", QUICK, *required])
     assert not [flag for flag, _, value in builder.flag_values(args) if value is not None]
-    given = {"config", "opts", "debug", "overwrite", "model_path", "image_path"}
+    given = {"config", "opts", "plugins", "debug", "overwrite", "model_path", "image_path",
+             "save_label_ids"}
     assert not {name: value for name, value in vars(args).items() if name not in given and value is not None}
     path = str(ROOT / QUICK)
     assert load_config(path, args.opts, builder.flag_values(args)).dump() == load_config(path).dump()
@@ -219,7 +220,7 @@ def parser(script):
     (["--resume_model", "output/nothing"], 1, "^RunError: output/nothing: can't resume, .* is missing"),
     (["--device", "gpu"], 1, "^RunError: --device gpu"),
     (["--iters", 0], 2, "^ConfigError: iters 0: must be at least 1"),
-    (["--use_ema"], 2, "--use_ema is not offered"),
+    (["--early_stop_intervals", 2], 2, "^ConfigError: early_stop_intervals 2 counts evaluations.*--do_eval"),
     (["--opts", "loss.types.0.type=SELoss", "batch_size=2"], 2, r"^ConfigError: .*SELoss .*\(N, C"),
     (["--opts", "model.backbone.pretrained=gone.pdparams"], 1, "^WeightsError: gone.pdparams doesn't exist"),
     (["--opts", "model.backbone.pretrained=https://127.0.0.1:9/x.pdparams"], 1,

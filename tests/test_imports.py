@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Room -> the rooms of the package, and the libraries beyond the standard one, that it may import.
 ROOMS = {
+    "__main__": (set(), set()),
     "cvlibs.errors": (set(), set()),
     "cvlibs.manager": ({"cvlibs.errors"}, set()),
     "cvlibs.config": ({"cvlibs.errors", "cvlibs.manager"}, {"yaml"}),
@@ -27,9 +28,10 @@ ROOMS = {
     "models": ({"cvlibs.errors", "cvlibs.manager", "cvlibs.param_init", "utils", "models.layers", "models.losses",
                 "models.backbones", "models"}, {"paddle"}),
     "core": ({"cvlibs.errors", "cvlibs.manager", "utils", "transforms", "datasets", "core"},
-             {"paddle", "numpy", "cv2", "tqdm", "prettytable"}),
-    "cvlibs.builder": ({"cvlibs.errors", "cvlibs.manager", "cvlibs.config", "utils", "transforms", "datasets", "models",
-                        "models.losses", "core"}, {"paddle", "numpy"}),
+             {"paddle", "numpy", "cv2", "PIL", "tqdm", "prettytable", "matplotlib"}),
+    "cvlibs.plugins": ({"cvlibs.errors", "cvlibs.manager", "transforms"}, set()),
+    "cvlibs.builder": ({"cvlibs.errors", "cvlibs.manager", "cvlibs.config", "cvlibs.plugins", "utils", "transforms",
+                        "datasets", "models", "models.losses", "core"}, {"paddle", "numpy"}),
 }
 FILES = sorted((ROOT / "paddleseg").rglob("*.py"))
 

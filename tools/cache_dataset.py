@@ -17,7 +17,7 @@ from typing import Optional, Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import ConfigError, DataError
-from paddleseg.utils.cli import add_debug_flag, run_main
+from paddleseg.utils.cli import add_debug_flag, add_plugins_flag, run_main
 from paddleseg.utils.device import usable_cores
 
 
@@ -35,16 +35,18 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                         help="processes; the files don't depend on it (default: %(default)s, the cores)")
     parser.add_argument("--verify", action="store_true",
                         help="write nothing; compare every byte of the cache that is there with its checksum")
+    add_plugins_flag(parser)
     add_debug_flag(parser)
     return parser.parse_args(argv)
 
 
 def build_dataset(args: argparse.Namespace):
     """The data set of the split, read from its files, and its root."""
-    from paddleseg.cvlibs import builder, manager
+    from paddleseg.cvlibs import builder, manager, plugins
     from paddleseg.cvlibs.config import load_config
 
     key = f"{args.split}_dataset"
+    plugins.load_plugins(args.plugins)
     config = load_config(args.config, args.opts)
     builder.check(config, needed=(key, "model"))
     section = config[key]

@@ -20,7 +20,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import ConfigError, RunError
-from paddleseg.utils.cli import add_debug_flag, run_main
+from paddleseg.utils.cli import add_debug_flag, add_plugins_flag, run_main
 
 DESCRIPTION = "deploy.yaml"
 WRITTEN = (DESCRIPTION, "model.json", "model.pdmodel", "model.pdiparams", "model.onnx")
@@ -44,6 +44,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
                         help="class indices (default), probabilities, or logits; PaddleSeg's none means logits")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores it may use)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in --save_dir")
+    add_plugins_flag(parser)
     add_debug_flag(parser)
     args = parser.parse_args(argv)
     args.output = "logits" if args.output == "none" else args.output
@@ -232,13 +233,14 @@ def finish_files(folder: str, section: Dict) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from paddleseg.core.export import folded
-    from paddleseg.cvlibs import builder
+    from paddleseg.cvlibs import builder, plugins
     from paddleseg.cvlibs.config import load_config
     from paddleseg.utils import device, logger
     from paddleseg.utils.atomic import atomic_directory
 
     check_shape(args.input_shape)
     check_save_dir(args.save_dir, args.overwrite)
+    plugins.load_plugins(args.plugins)
     config = load_config(args.config, args.opts, builder.flag_values(args))
     builder.check(config, needed=builder.INFERENCE)
     check_transforms(config, args.output)

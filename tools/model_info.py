@@ -17,7 +17,7 @@ from typing import Callable, List, Optional, Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import ConfigError
-from paddleseg.utils.cli import add_debug_flag, run_main
+from paddleseg.utils.cli import add_debug_flag, add_plugins_flag, run_main
 
 MIB = 2 ** 20
 
@@ -29,6 +29,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                         help="images, channels, height, width (default: the recipe's batch_size, 3, 512, 1024)")
     parser.add_argument("--opts", nargs="+", action="extend", metavar="KEY=VALUE", default=[],
                         help="override values of the recipe, such as model.num_codes=16")
+    add_plugins_flag(parser)
     add_debug_flag(parser)
     return parser.parse_args(argv)
 
@@ -98,11 +99,12 @@ def report(args: argparse.Namespace) -> int:
     # Paddle's remarks on how a static graph is made are for its own developers.
     os.environ.setdefault("GLOG_minloglevel", "2")
     from paddleseg.core import cost
-    from paddleseg.cvlibs import builder
+    from paddleseg.cvlibs import builder, plugins
     from paddleseg.cvlibs.config import load_config
 
     if args.input_shape is not None and min(args.input_shape) < 1:
         raise ConfigError(f"--input_shape {' '.join(map(str, args.input_shape))}: all four must be at least 1")
+    plugins.load_plugins(args.plugins)
     config = load_config(args.config, args.opts)
     builder.check(config, needed=("model",))
     backbone = config["model"].get("backbone", {})

@@ -3,6 +3,9 @@
     save_dir/iter_N/     model.pdparams  model.pdopt  train_state.json  SHA256SUMS  (score.json once evaluated)
     save_dir/best_model/ model.pdparams  score.json  SHA256SUMS
 
+With averaged weights (core/ema.py) both have an ema_model.pdparams too; that of best_model is the best by its own
+score, maybe of another iteration.
+
 No random state is among them: every random number of a run follows from (seed, iteration, rank) or
 (seed, epoch, index), and these are in train_state.json.
 """
@@ -11,23 +14,27 @@ import contextlib
 import json
 import os
 import re
+import shutil
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set
 
 import numpy as np
 import paddle
 import paddle.nn as nn
 
+from paddleseg.core.ema import AveragedWeights
 from paddleseg.core.precision import float32_weights
 from paddleseg.cvlibs.errors import RunError, WeightsError
 from paddleseg.utils import atomic, checksums, logger
 from paddleseg.utils.weights import load_into, read_weights, write_weights
 
 WEIGHTS, OPTIMIZER, STATE, SCORE = "model.pdparams", "model.pdopt", "train_state.json", "score.json"
+AVERAGED = "ema_model.pdparams"
 BEST = "best_model"
 _CONTENT = (WEIGHTS, OPTIMIZER, STATE)
 
 
-def save_checkpoint(save_dir: str, iteration: int, model: nn.Layer, optimizer, state: Dict) -> str:
+def save_checkpoint(save_dir: str, iteration: int, model: nn.Layer, optimizer, state: Dict,
+                    averaged: Optional[AveragedWeights] = None) -> str:
     """Write `iter_N` under a temporary name, then rename it; returns its path.
 
     Args:
@@ -41,27 +48,57 @@ def save_checkpoint(save_dir: str, iteration: int, model: nn.Layer, optimizer, s
         write_weights(os.path.join(temporary, WEIGHTS), float32_weights(model, optimizer))
         slots = optimizer_state(model, optimizer)
         write_weights(os.path.join(temporary, OPTIMIZER), slots)
+        if averaged is not None:
+            write_weights(os.path.join(temporary, AVERAGED), averaged.state(model))
         without_slots = sorted(set(_trainable_names(model).values()) - _owners(slots))
         _write_json(os.path.join(temporary, STATE), {"iter": iteration, "without_slots": without_slots, **state})
         checksums.write_sums(temporary)
     return path
 
 
-def save_best(save_dir: str, model: nn.Layer, optimizer, score: Dict) -> None:
-    """Replace `best_model` by the model as it is, with its score.
+def save_best(save_dir: str, model: nn.Layer, optimizer, score: Dict,
+              averaged: Optional[AveragedWeights] = None) -> None:
+    """Replace weights and score of `best_model` by the model's, or with `averaged` by these; the others stay.
 
     Raises:
         RunError: it can't be written; an earlier one is as it was.
     """
-    path = os.path.join(save_dir, BEST)
+    path, before = os.path.join(save_dir, BEST), best_score(save_dir) or {}
     with _saving(save_dir, path), atomic.atomic_directory(path) as temporary:
-        write_weights(os.path.join(temporary, WEIGHTS), float32_weights(model, optimizer))
-        _write_json(os.path.join(temporary, SCORE), score)
+        if averaged is None:
+            new, old, weights = WEIGHTS, AVERAGED, float32_weights(model, optimizer)
+            scores = {**score, **{key: value for key, value in before.items() if key == "ema"}}
+        else:
+            new, old, weights = AVERAGED, WEIGHTS, averaged.state(model)
+            scores = {**before, "ema": score}
+        write_weights(os.path.join(temporary, new), weights)
+        if os.path.exists(os.path.join(path, old)):
+            with atomic.atomic_path(os.path.join(temporary, old)) as kept:
+                shutil.copyfile(os.path.join(path, old), kept)
+        _write_json(os.path.join(temporary, SCORE), scores)
         checksums.write_sums(temporary)
 
 
+def forget_best_averages(save_dir: str) -> None:
+    """Replace `best_model` by one without averaged weights."""
+    path, scores = os.path.join(save_dir, BEST), best_score(save_dir)
+    with _saving(save_dir, path), atomic.atomic_directory(path) as temporary:
+        with atomic.atomic_path(os.path.join(temporary, WEIGHTS)) as kept:
+            shutil.copyfile(os.path.join(path, WEIGHTS), kept)
+        _write_json(os.path.join(temporary, SCORE), {key: value for key, value in scores.items() if key != "ema"})
+        checksums.write_sums(temporary)
+
+
+def damage_of_best(save_dir: str) -> Optional[str]:
+    """What is wrong with `best_model`, see `checksums.damage`."""
+    return _damage(os.path.join(save_dir, BEST), (WEIGHTS, SCORE))
+
+
 def best_score(save_dir: str) -> Optional[Dict]:
-    """The score of `best_model`, {"iter", "miou", "accuracy"}, or None if there is none yet."""
+    """The score of `best_model`, or None if there is none yet.
+
+    {"iter", "miou", "accuracy"}, and with averaged weights "ema", which is another such mapping.
+    """
     path = os.path.join(save_dir, BEST, SCORE)
     return _read_json(path) if os.path.exists(path) else None
 
@@ -75,6 +112,11 @@ def mark_evaluated(directory: str, score: Dict) -> None:
 
 def was_evaluated(directory: str) -> bool:
     return os.path.exists(os.path.join(directory, SCORE))
+
+
+def own_score(directory: str) -> Dict:
+    """What `mark_evaluated` noted."""
+    return _read_json(os.path.join(directory, SCORE))
 
 
 @contextlib.contextmanager
@@ -114,7 +156,13 @@ def recover(save_dir: str) -> None:
 
 
 def is_whole(directory: str) -> bool:
-    return checksums.damage(directory, _CONTENT) is None
+    return _damage(directory) is None
+
+
+def _damage(directory: str, content: Sequence[str] = _CONTENT) -> Optional[str]:
+    """What is wrong with a checkpoint, see `checksums.damage`; with its averaged weights too, if it has some."""
+    has_averages = checksums.is_listed(os.path.join(directory, AVERAGED))
+    return checksums.damage(directory, (*content, AVERAGED) if has_averages else content)
 
 
 def verify(directory: str) -> Dict:
@@ -123,7 +171,7 @@ def verify(directory: str) -> Dict:
     Raises:
         RunError: it isn't one of this toolkit, or isn't as it was saved.
     """
-    fault = checksums.damage(directory, _CONTENT)
+    fault = _damage(directory)
     if fault:
         raise RunError(f"{directory}: can't resume, {fault}; --resume_model takes a directory that training saved, "
                        f"such as output/iter_1000, and --resume auto the newest whole one")
@@ -144,7 +192,7 @@ def newest(save_dir: str) -> Optional[str]:
     recover(save_dir)
     found = list_checkpoints(save_dir)
     for path in reversed(found):
-        fault = checksums.damage(path, _CONTENT)
+        fault = _damage(path)
         if fault is None:
             return path
         logger.warning(f"{path}: {fault}; skipped, an older checkpoint is tried")

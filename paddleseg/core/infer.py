@@ -15,9 +15,11 @@ import paddle.nn.functional as F
 from paddleseg.core.outputs import takes_at_input_size
 from paddleseg.core.upsample import Resize, make_sheet, probabilities_argmax, resize, upsampled_argmax, windows_argmax
 from paddleseg.cvlibs.errors import ConfigError
+from paddleseg.utils import logger
 
 # Sliding windows go through the model together as long as they have no more pixels than this, two crops of 512 x 1024.
 _WINDOW_BATCH_PX = 2 ** 20
+HUGE_PX = 2 ** 24  # of the network's input; eight times an image of Cityscapes
 
 
 @dataclass
@@ -121,6 +123,22 @@ def predict_batch(model: nn.Layer, images: paddle.Tensor, trans_infos: Sequence[
         return [_merged_classes([part._replace(logits=part.logits[index:index + 1]) for part in parts], size, own,
                                 options.aug_eval) for index, own in enumerate(changes)]
     return [_classes_after(own, logits[index:index + 1]) for index, own in enumerate(changes)]
+
+
+def warn_of_huge(path: str, size: Sequence[int], largest_px: int, options: InferOptions) -> int:
+    """Say it if an image of this (H, W) goes through the model whole and is larger than any before.
+
+    Args:
+        largest_px: what this gave for the image before; HUGE_PX for the first one.
+
+    Returns: the pixels of the largest image so far.
+    """
+    height, width = size
+    if options.is_slide or height * width <= largest_px:
+        return largest_px
+    logger.warning(f"{path} goes through the model whole, {height}x{width} (height x width); if that takes more memory "
+                   "than there is, add --is_slide --crop_size 1024 1024 --stride 768 768 (or set them in test_config)")
+    return height * width
 
 
 def _merged_classes(parts: Sequence[Part], size: Tuple[int, int], changes: Sequence[Change],

@@ -90,7 +90,7 @@ def check_disk_space(save_dir: str, model: nn.Layer, optimizer, options, evaluat
     """
     interval = options.save_interval
     saves = -(-options.iters // interval) - (start or 0) // interval  # the last iteration is saved too
-    weights, slots = weights_bytes(model), slots_bytes(model, optimizer)
+    weights, slots = weights_bytes(model) * (2 if options.use_ema else 1), slots_bytes(model, optimizer)
     kept, best, cleared = found_in(save_dir, start)
     room = free_bytes(save_dir) + cleared
 

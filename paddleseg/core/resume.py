@@ -1,5 +1,6 @@
 """Going on from a checkpoint, and what a checkpoint must say for that."""
 
+import os
 import platform
 from dataclasses import dataclass
 from typing import Callable, Dict, Optional
@@ -9,12 +10,14 @@ import paddle
 import paddle.nn as nn
 
 from paddleseg.core import checkpoint
+from paddleseg.core.ema import AveragedWeights
 from paddleseg.datasets.loader import batches_per_epoch
 from paddleseg.utils import distributed, logger
+from paddleseg.utils.weights import read_weights
 
 # Keys of a configuration that a resumed run may change without becoming another run.
 _FREE_KEYS = ("test_dataset", "log_iters", "save_interval", "keep_checkpoint_max", "num_workers", "use_vdl", "do_eval",
-              "effective_batch", "device")  # the device that was found is compared
+              "early_stop_intervals", "effective_batch", "device")  # the device that was found is compared
 _EVALUATION_KEYS = ("val_dataset", "test_config")  # what the scores depend on
 
 
@@ -26,12 +29,23 @@ class Resumed:
     iteration: int
     evaluation_due: bool
     loss_scaling: Dict
+    without_gain_before: int = 0  # see `without_gain`; when the checkpoint was saved
 
     def awaits_evaluation(self, save_dir: str, options) -> bool:
         """Whether the interrupted run would have evaluated this checkpoint, and hasn't."""
         due = self.evaluation_due or self.iteration >= options.iters
         done = checkpoint.was_evaluated(self.directory) and checkpoint.best_score(save_dir) is not None
         return options.do_eval and due and not done
+
+    def without_gain(self, evaluates: bool) -> int:
+        """Evaluations in a row that found no better model, up to that of this checkpoint.
+
+        Args:
+            evaluates: this one is about to be made up for, and doesn't count yet.
+        """
+        counted = not evaluates and checkpoint.was_evaluated(self.directory)
+        score = checkpoint.own_score(self.directory) if counted else {}
+        return score.get("without_gain", self.without_gain_before)
 
 
 def resume(directory: str, model: nn.Layer, optimizer, options, samples: int,
@@ -61,7 +75,19 @@ def resume(directory: str, model: nn.Layer, optimizer, options, samples: int,
         logger.warning(f"{directory} was trained with {'; '.join(changes[:5])}{more}: what follows may differ from an "
                        f"uninterrupted run")
     logger.info(f"resumed {directory} at iteration {state['iter']}")
-    return Resumed(directory, state["iter"], state.get("evaluation_due", True), state.get("loss_scaling", {}))
+    return Resumed(directory, state["iter"], state.get("evaluation_due", True), state.get("loss_scaling", {}),
+                   state.get("without_gain", 0))
+
+
+def averaged_weights(model: nn.Layer, resumed: Optional[Resumed]) -> AveragedWeights:
+    """The averages of the checkpoint that a run goes on from; those of a new run begin with the model's weights."""
+    averaged = AveragedWeights(model)
+    path = os.path.join(resumed.directory, checkpoint.AVERAGED) if resumed else None
+    if path and os.path.exists(path):
+        averaged.restore(read_weights(path), path)
+    elif path:
+        logger.warning(f"{resumed.directory} has no averaged weights; they begin with the weights that it has")
+    return averaged
 
 
 def train_state(iteration: int, due: bool, options, samples: int, save_dir: str, config: Optional[Dict]) -> Dict:

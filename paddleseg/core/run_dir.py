@@ -8,7 +8,7 @@ from typing import Callable, Dict, Optional
 
 from paddleseg.core import checkpoint
 from paddleseg.cvlibs.errors import RunError
-from paddleseg.utils import atomic, checksums, logger
+from paddleseg.utils import atomic, logger
 
 _WHOLE = re.compile(rf"iter_\d+|{checkpoint.BEST}")
 _LEFTOVER = re.compile(rf"({_WHOLE.pattern})({re.escape(atomic.TEMPORARY)}|{re.escape(atomic.OLD)})")
@@ -140,13 +140,21 @@ def _keep_best(run: str, save_dir: str, iteration: int) -> None:
             shutil.copytree(os.path.join(run, checkpoint.BEST), temporary, dirs_exist_ok=True)
     if not os.path.isdir(target):
         return
-    fault, aside = checksums.damage(target, (checkpoint.WEIGHTS, checkpoint.SCORE)), f"{target}.damaged"
-    if not fault and (checkpoint.best_score(save_dir) or {}).get("iter", 0) > iteration:
+    fault, aside = checkpoint.damage_of_best(save_dir), f"{target}.damaged"
+    score = {} if fault else checkpoint.best_score(save_dir) or {}
+    if score.get("iter", 0) > iteration:
         fault, aside = f"it comes after iteration {iteration}", f"{target}.of_another_run"
     if fault:
         atomic.remove_tree(aside)
         os.rename(target, aside)
         logger.warning(f"{target}: {fault}; set aside as {os.path.basename(aside)}")
+    elif score.get("ema", {}).get("iter", 0) > iteration:
+        aside = f"{target}.of_another_run"
+        atomic.remove_tree(aside)
+        shutil.copytree(target, aside)
+        checkpoint.forget_best_averages(save_dir)
+        logger.warning(f"{target}: its averaged weights come after iteration {iteration}; they are set aside in "
+                       f"{os.path.basename(aside)}")
 
 
 def _newer(save_dir: str, resumed: str) -> list:

@@ -19,11 +19,16 @@ import paddle.nn as nn
 from tqdm import tqdm
 
 from paddleseg.core import checkpoint, effective_batch
+from paddleseg.core.early_stop import EarlyStop
+from paddleseg.core.ema import AveragedWeights
 from paddleseg.core.infer import InferOptions
+from paddleseg.core.metrics import Scores
 from paddleseg.core.outputs import loss_names, training_outputs
 from paddleseg.core.precision import MixedPrecision, check_precision
-from paddleseg.core.resume import Resumed, records_to_keep, train_state
+from paddleseg.core.reporting.pictures import evaluation_pictures
+from paddleseg.core.resume import Resumed, averaged_weights, records_to_keep, train_state
 from paddleseg.core.val import evaluate, log_scores
+from paddleseg.core.val_loss import ValidationLosses
 from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.datasets.loader import train_batches
 from paddleseg.utils import device, distributed, logger, signals
@@ -42,6 +47,8 @@ class TrainOptions:
         effective_batch: images per optimizer step that the schedule was made for; another number warns.
         seed: of the initial weights, the order and the augmentation of samples, and dropout.
         do_eval: evaluate on val_dataset whenever a checkpoint is saved, and keep the best model.
+        early_stop_intervals: so many evaluations in a row without a better mIoU end the run; None never does.
+        use_ema: average the weights over the iterations too, see core/ema.py; evaluate and save both.
         save_interval: iterations between checkpoints; the last iteration is saved too.
         log_iters: iterations between lines in the log.
         keep_checkpoint_max: older checkpoints are removed beyond this number.
@@ -60,6 +67,8 @@ class TrainOptions:
     effective_batch: Optional[int] = None
     seed: int = 42
     do_eval: bool = False
+    early_stop_intervals: Optional[int] = None
+    use_ema: bool = False
     save_interval: int = 1000
     log_iters: int = 10
     keep_checkpoint_max: int = 5
@@ -79,7 +88,7 @@ class TrainOptions:
         for name in ("seed", "num_workers"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be at least 0")
-        for name in ("effective_batch", "threads"):
+        for name in ("effective_batch", "threads", "early_stop_intervals"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
         check_precision(self.precision, self.amp_level)
@@ -158,18 +167,18 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
         Interrupted: SIGTERM or Ctrl-C came, and the run is saved.
     """
     rank, start = distributed.rank(), resumed.iteration if resumed else 0
-    stop = stop or signals.StopSignals()
-    evaluates = resumed is not None and resumed.awaits_evaluation(save_dir, options)
+    evaluates, without_gain = _left_to_make_up(resumed, save_dir, options)
     recorder = logger.RunRecorder(save_dir if rank == 0 else None, options.use_vdl, records_to_keep(resumed, evaluates))
+    averaged = averaged_weights(model, resumed) if options.use_ema else None  # before weights are cast
+    early_stop = EarlyStop(options.early_stop_intervals, without_gain)
     precision = _prepare_precision(model, optimizer, options, resumed)
     with closing(recorder):
         keeper = _Keeper(model, optimizer, precision, options, len(train_dataset), save_dir, val_dataset, infer_options,
-                         config, recorder, stop)
+                         config, recorder, stop or signals.StopSignals(), criteria, averaged, early_stop)
         if evaluates:
             keeper.evaluate(start, resumed.directory)
-        if start >= options.iters:
-            logger.info(f"nothing to do: {resumed.directory} has {start} of {options.iters} iterations; "
-                        f"--iters trains longer")
+        if start >= options.iters or early_stop.is_due:
+            _say_nothing_to_do(resumed.directory, start, options, early_stop)
             return keeper.best_miou()
         _say_effective_batch(options, schedule)
         give_labels_where_ignored_differently(criteria, train_dataset)
@@ -186,15 +195,30 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
                     losses = backward(runner, criteria, batch, precision, options.accum_iters)
                     meter.unseen.append(_Batch(iteration, lr, batch["path"], losses))
                 if not precision.step(optimizer):
-                    meter.look()
-                    logger.info(f"[TRAIN] iter: {iteration}/{options.iters}, step skipped: gradients overflow fp16; "
-                                f"loss scale: {precision.loss_scale:g}")
+                    _say_skipped(meter, iteration, options, precision)
+                if averaged is not None:
+                    averaged.update(model, optimizer, iteration)
                 bar.update()
                 if iteration % options.log_iters == 0 or iteration == options.iters:
                     _log_progress(meter, iteration, epoch, lr, options, recorder)
                     meter = _Meter()
                 meter.start += keeper.after(iteration, meter.look)
+                if early_stop.is_due:
+                    break
     return keeper.best_miou()
+
+
+def _left_to_make_up(resumed: Optional[Resumed], save_dir: str, options: TrainOptions) -> Tuple[bool, int]:
+    """Whether a resumed run begins with an evaluation, and how many before it found no better model.
+
+    Rank 0 alone looks at files: others may see late what it has written, and would wait for it elsewhere.
+    """
+    found = np.zeros(2, np.int64)
+    if resumed is not None and distributed.rank() == 0:
+        evaluates = resumed.awaits_evaluation(save_dir, options)
+        found[:] = evaluates, resumed.without_gain(evaluates)
+    evaluates, without_gain = distributed.sum_over_ranks(found).tolist()
+    return bool(evaluates), without_gain
 
 
 def _prepare_precision(model: nn.Layer, optimizer, options: TrainOptions, resumed: Optional[Resumed]) -> MixedPrecision:
@@ -220,6 +244,9 @@ class _Keeper:
     config: Optional[Dict]
     recorder: logger.RunRecorder
     stop: signals.StopSignals
+    criteria: Sequence[Tuple[nn.Layer, float]] = ()
+    averaged: Optional[AveragedWeights] = None
+    early_stop: EarlyStop = field(default_factory=EarlyStop)
 
     def after(self, iteration: int, look: Callable[[], None]) -> float:
         """What is due after an iteration; returns the seconds that it took.
@@ -258,42 +285,86 @@ class _Keeper:
         if distributed.rank() == 0:
             stop_if_spoilt(self.model, iteration)
             state = train_state(iteration, due, self.options, self.samples, self.save_dir, self.config)
-            state["loss_scaling"] = self.precision.state()
-            checkpoint.save_checkpoint(self.save_dir, iteration, self.model, self.optimizer, state)
+            state.update(loss_scaling=self.precision.state(), without_gain=self.early_stop.without_gain)
+            checkpoint.save_checkpoint(self.save_dir, iteration, self.model, self.optimizer, state, self.averaged)
             checkpoint.prune_checkpoints(self.save_dir, self.options.keep_checkpoint_max, iteration)
             logger.info(f"saved {self.save_dir}/iter_{iteration}")
         distributed.barrier()
         return os.path.join(self.save_dir, f"iter_{iteration}")
 
     def evaluate(self, iteration: int, directory: str) -> None:
-        """Score a checkpoint with `do_eval`, and keep the model if it is the best so far."""
+        """Score a checkpoint with `do_eval`, and keep its weights if they are the best so far."""
         if not self.options.do_eval:
             return
+        infer_options, workers = self.infer_options or InferOptions(), self.options.num_workers
+        losses = ValidationLosses(self.model, self.criteria, self.val_dataset, infer_options)
+        averaged_scores = None
         with self.precision.evaluation(), self.stop.at_once(
                 f"{directory} is saved, its evaluation will be made up for"):
-            scores = evaluate(self.model, self.val_dataset, self.infer_options, self.options.num_workers)
+            scores = evaluate(losses.model, self.val_dataset, infer_options, workers, losses)
+            means = losses.means()
+            if self.averaged is not None:
+                with self.averaged.in_place_of(self.model):
+                    averaged_scores = evaluate(self.model, self.val_dataset, infer_options, workers)
+            if self.options.use_vdl and distributed.rank() == 0:
+                self.recorder.show_pictures(iteration, evaluation_pictures(self.model, self.val_dataset, infer_options))
+        better = False
         if distributed.rank() == 0:
-            log_scores(scores, self.val_dataset.class_names, len(self.val_dataset))
-            self.recorder.record(
-                "eval", iteration, mIoU=scores.miou, Acc=scores.accuracy, Kappa=scores.kappa, Dice=scores.mdice,
-                commonest_class_mIoU=scores.commonest_class_miou,
-                class_iou=[None if math.isnan(iou) else iou for iou in scores.iou.tolist()])
-            score = {"iter": iteration, "miou": scores.miou, "accuracy": scores.accuracy}
-            best = checkpoint.best_score(self.save_dir)
-            if math.isnan(scores.miou):
-                logger.warning("[EVAL] no pixel is labelled, so there is no score and no best model")
-                best = best or score
-            elif best is None or best["miou"] < scores.miou:
-                checkpoint.save_best(self.save_dir, self.model, self.optimizer, score)
-                best = score
-            if os.path.dirname(os.path.realpath(directory)) == os.path.realpath(self.save_dir):  # not another run's
-                checkpoint.mark_evaluated(directory, score)
-            logger.info(f"[EVAL] The model with the best validation mIoU ({best['miou']:.4f}) was saved at iter "
-                        f"{best['iter']}.")
+            self.log_evaluation(iteration, scores, means, averaged_scores)
+            better = self.keep_best(iteration, scores, averaged_scores)
         distributed.barrier()
+        self.early_stop.see(distributed.any_rank(better))
+        if distributed.rank() == 0:
+            best = checkpoint.best_score(self.save_dir)
+            if os.path.dirname(os.path.realpath(directory)) == os.path.realpath(self.save_dir):  # not another run's
+                checkpoint.mark_evaluated(directory, {**_score(iteration, scores),
+                                                      "without_gain": self.early_stop.without_gain})
+            if self.early_stop.is_due:
+                shown = f"{best['miou']:.4f}, of iter {best['iter']}" if best else "none"
+                logger.info(f"Early stopping at iter {iteration}: {self.early_stop.without_gain} evaluations in a row "
+                            f"without a better mIoU. The best is {shown}.")
+
+    def log_evaluation(self, iteration: int, scores: Scores, losses: Dict[str, float],
+                       averaged_scores: Optional[Scores]) -> None:
+        """Lines for people, and a record."""
+        log_scores(scores, self.val_dataset.class_names, len(self.val_dataset))
+        logger.info("[EVAL] " + (", ".join(f"{name}: {value:.4f}" for name, value in losses.items()) or
+                                 "no validation loss, as windows slide over several scales"))
+        averages = {}
+        if averaged_scores is not None:
+            averages = {"Ema_mIoU": averaged_scores.miou, "Ema_Acc": averaged_scores.accuracy}
+            logger.info(f"[EVAL] averaged weights: mIoU: {averaged_scores.miou:.4f} Acc: "
+                        f"{averaged_scores.accuracy:.4f}")
+        self.recorder.record(
+            "eval", iteration, mIoU=scores.miou, Acc=scores.accuracy, Kappa=scores.kappa, Dice=scores.mdice,
+            commonest_class_mIoU=scores.commonest_class_miou, **losses, **averages,
+            class_iou=[None if math.isnan(iou) else iou for iou in scores.iou.tolist()])
+
+    def keep_best(self, iteration: int, scores: Scores, averaged_scores: Optional[Scores]) -> bool:
+        """Save the model's weights, and the averages, where each has its best mIoU; whether one of them has."""
+        if math.isnan(scores.miou):
+            logger.warning("[EVAL] no pixel is labelled, so there is no score and no best model")
+            return False
+        better = False
+        for what, found, averaged in ("model", scores, None), ("EMA model", averaged_scores, self.averaged):
+            if found is None:
+                continue
+            best = checkpoint.best_score(self.save_dir)
+            best = best and best.get("ema") if averaged else best
+            # A best of this iteration or a later one is of an attempt that was cut off.
+            if best is None or best["miou"] < found.miou or best["iter"] >= iteration:
+                better, best = True, _score(iteration, found)
+                checkpoint.save_best(self.save_dir, self.model, self.optimizer, best, averaged)
+            logger.info(f"[EVAL] The {what} with the best validation mIoU ({best['miou']:.4f}) was saved at iter "
+                        f"{best['iter']}.")
+        return better
 
     def best_miou(self) -> Optional[float]:
         return (checkpoint.best_score(self.save_dir) or {}).get("miou")
+
+
+def _score(iteration: int, scores: Scores) -> Dict:
+    return {"iter": iteration, "miou": scores.miou, "accuracy": scores.accuracy}
 
 
 def _progress_bar(iters: int, start: int) -> tqdm:
@@ -358,6 +429,20 @@ def stop_if_spoilt(model: nn.Layer, iteration: int) -> None:
     if spoilt:
         raise RunError(f"iteration {iteration}: {len(spoilt)} of {len(values)} parameters are not finite, such as "
                        f"{spoilt[0]}, and are not saved; lower the learning rate, and go on with --resume auto")
+
+
+def _say_nothing_to_do(directory: str, start: int, options: TrainOptions, early_stop: EarlyStop) -> None:
+    if start >= options.iters:
+        logger.info(f"nothing to do: {directory} has {start} of {options.iters} iterations; --iters trains longer")
+    else:
+        logger.info(f"nothing to do: {early_stop.without_gain} evaluations in a row up to {directory} found no better "
+                    f"mIoU; a higher --early_stop_intervals trains longer")
+
+
+def _say_skipped(meter: _Meter, iteration: int, options: TrainOptions, precision: MixedPrecision) -> None:
+    meter.look()
+    logger.info(f"[TRAIN] iter: {iteration}/{options.iters}, step skipped: gradients overflow fp16; loss scale: "
+                f"{precision.loss_scale:g}")
 
 
 def _say_effective_batch(options: TrainOptions, schedule) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from typing import Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 import paddle
@@ -10,11 +10,13 @@ import paddle.nn as nn
 from prettytable import PrettyTable
 from tqdm import tqdm
 
-from paddleseg.core.infer import InferOptions, predict_batch
+from paddleseg.core.infer import HUGE_PX, InferOptions, predict_batch, warn_of_huge
 from paddleseg.core.metrics import Scores, confusion_matrix
 from paddleseg.cvlibs.errors import DataError
 from paddleseg.datasets.loader import eval_batches
 from paddleseg.utils import distributed, logger
+
+SCORE_COLUMNS = ("class", "IoU", "Precision", "Recall", "Dice", "pixels")
 
 
 @contextlib.contextmanager
@@ -29,8 +31,13 @@ def evaluation_mode(model: nn.Layer):
         model.train() if was_training else model.eval()
 
 
-def evaluate(model: nn.Layer, dataset, options: Optional[InferOptions] = None, num_workers: int = 0) -> Scores:
+def evaluate(model: nn.Layer, dataset, options: Optional[InferOptions] = None, num_workers: int = 0,
+             observer=None) -> Scores:
     """Score a model on a data set; every process takes its share of the images.
+
+    Args:
+        observer: its `see(path, pred, label, matrix)` is called for each image of this process, with the image's own
+            confusion matrix.
 
     Returns: the scores over all images, on every process.
 
@@ -43,31 +50,48 @@ def evaluate(model: nn.Layer, dataset, options: Optional[InferOptions] = None, n
     options = options or InferOptions()
     rank, world = distributed.rank(), distributed.world_size()
     distributed.share_buffers(model)
-    matrix = np.zeros([dataset.num_classes] * 2, np.int64)
+    matrix, largest_px = np.zeros([dataset.num_classes] * 2, np.int64), HUGE_PX
     batches = eval_batches(dataset, num_workers, rank, world, options.eval_batch_size)
     bar = tqdm(total=len(range(rank, len(dataset), world)), desc="evaluating", unit="image",
                disable=None if rank == 0 else True, leave=False, file=sys.stderr)
     with evaluation_mode(model), contextlib.closing(batches), bar:
         for batch in batches:
-            for pred, label in zip(predict_batch(model, batch["img"], batch["trans_info"], options), batch["label"]):
-                matrix += confusion_matrix(pred.numpy(), label, dataset.num_classes, dataset.ignore_index)
+            largest_px = warn_of_huge(batch["path"][0], batch["img"].shape[2:], largest_px, options)
+            preds = predict_batch(model, batch["img"], batch["trans_info"], options)
+            for path, pred, label in zip(batch["path"], preds, batch["label"]):
+                pred = pred.numpy()
+                own = confusion_matrix(pred, label, dataset.num_classes, dataset.ignore_index)
+                matrix += own
+                if observer is not None:
+                    observer.see(path, pred, label, own)
                 bar.update()
     return Scores(distributed.sum_over_ranks(matrix))
 
 
 def log_scores(scores: Scores, class_names: Sequence[str], num_images: int) -> None:
     """PaddleSeg's [EVAL] line, then a table of the classes."""
-    logger.info(f"[EVAL] #Images: {num_images} mIoU: {scores.miou:.4f} Acc: {scores.accuracy:.4f} "
-                f"Kappa: {scores.kappa:.4f} Dice: {scores.mdice:.4f}")
+    values = " ".join(f"{name}: {value}" for name, value in headline(scores).items())
+    logger.info(f"[EVAL] #Images: {num_images} {values}")
     logger.info(f"[EVAL] always predicting the commonest class would give mIoU: {scores.commonest_class_miou:.4f}")
     logger.info("[EVAL] per class:\n" + score_table(scores, class_names))
 
 
-def score_table(scores: Scores, class_names: Sequence[str]) -> str:
-    """IoU, precision, recall and Dice of each class; "-" where a class doesn't occur."""
-    table = PrettyTable(["class", "IoU", "Precision", "Recall", "Dice", "pixels"], align="r")
-    table.align["class"] = "l"
+def headline(scores: Scores) -> Dict[str, str]:
+    """The scores of the [EVAL] line, as they are printed."""
+    values = {"mIoU": scores.miou, "Acc": scores.accuracy, "Kappa": scores.kappa, "Dice": scores.mdice}
+    return {name: f"{value:.4f}" for name, value in values.items()}
+
+
+def class_rows(scores: Scores, class_names: Sequence[str]) -> List[List[str]]:
+    """The SCORE_COLUMNS of each class, as they are printed; "-" where a class doesn't occur."""
     columns = zip(class_names, scores.iou, scores.precision, scores.recall, scores.dice, scores.matrix.sum(axis=1))
-    for name, *values, pixels in columns:
-        table.add_row([name, *("-" if np.isnan(value) else f"{value:.4f}" for value in values), f"{pixels:,}"])
+    return [[name, *("-" if np.isnan(value) else f"{value:.4f}" for value in values), f"{pixels:,}"]
+            for name, *values, pixels in columns]
+
+
+def score_table(scores: Scores, class_names: Sequence[str]) -> str:
+    """IoU, precision, recall and Dice of each class, as text."""
+    table = PrettyTable(list(SCORE_COLUMNS), align="r")
+    table.align["class"] = "l"
+    table.add_rows(class_rows(scores, class_names))
     return table.get_string()

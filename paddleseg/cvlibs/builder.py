@@ -12,12 +12,13 @@ import paddle.nn as nn
 from paddleseg.core import optim  # noqa: F401  (registers optimizers and schedules)
 from paddleseg.core.infer import InferOptions
 from paddleseg.core.train import TrainOptions
-from paddleseg.cvlibs import manager
-from paddleseg.cvlibs.config import Config, annotate, check_arguments, check_component, origin_of, plain
+from paddleseg.cvlibs import manager, plugins
+from paddleseg.cvlibs.config import Config, Leaf, annotate, check_arguments, check_component, origin_of, plain
 from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.datasets import base as _datasets  # noqa: F401
 from paddleseg.models import losses as _losses  # noqa: F401
 from paddleseg.transforms import Compose
+from paddleseg.utils import logger
 from paddleseg.utils.atomic import atomic_path
 from paddleseg.utils.palette import color_map
 from paddleseg.utils.weights import load_model_weights, read_model_weights
@@ -41,17 +42,19 @@ def check(config: Config, needed: Sequence[str] = TRAINING) -> None:
         ConfigError: naming file, dotted key and the nearest valid name.
     """
     options = {field.name for field in fields(TrainOptions)}
-    known = [*options, *_SECTIONS, "loss", "test_config"]
+    known = [*options, *_SECTIONS, "loss", "test_config", "plugins"]
     for key, node in config.tree.items():
         if key not in known:
             near = manager.nearest_name(key, known)
             hint = f"did you mean {near}?" if near else f"known are {', '.join(sorted(known))}"
             raise ConfigError(f"{origin_of(node)}: {key} is not a key of a configuration; {hint}")
+    _check_plugins(config)
     for key in needed:
         if key not in config:
             raise ConfigError(f"{config.path}: {key} is missing")
     _default_modes(config)
     _share_dataset_facts(config)
+    _check_parameter_groups(config)
     for key, registry in _SECTIONS.items():
         if key in config:
             check_component(registry, config.tree[key], key, supplied=_SUPPLIED.get(key, ()))
@@ -70,6 +73,14 @@ def check(config: Config, needed: Sequence[str] = TRAINING) -> None:
     config.tree = {**top, **{key: node for key, node in config.tree.items() if key not in options}}
 
 
+def _check_plugins(config: Config) -> None:
+    """Those that the recipe names must be loaded; those that are loaded are named in the saved configuration."""
+    if "plugins" in config:
+        plugins.check_named(config["plugins"], config.origin("plugins"), os.path.dirname(config.path))
+    if plugins.loaded_plugins():
+        config.tree["plugins"] = annotate(plugins.loaded_plugins(), "--plugins")
+
+
 def _default_modes(config: Config) -> None:
     """train_dataset is read in mode train; the others, unless they say otherwise, in the mode of their name.
 
@@ -81,7 +92,8 @@ def _default_modes(config: Config) -> None:
         if not isinstance(section, dict):
             continue
         mode = section.setdefault("mode", annotate(key.partition("_")[0], key))
-        if (mode.value == "train") != (key == "train_dataset"):
+        # PaddleSeg's PascalVOC has trainaug too.
+        if str(mode.value).startswith("train") != (key == "train_dataset"):
             raise ConfigError(f"{mode.origin}: {key}.mode is {mode.value}, which "
                               + ("is for evaluation" if key == "train_dataset" else "is for training"))
 
@@ -105,16 +117,40 @@ def _share_dataset_facts(config: Config) -> None:
     ignore = section.get("ignore_index", ignore) if kind else ignore
     loss_section = config.tree.get("loss")
     types = loss_section.get("types") if isinstance(loss_section, dict) else None
-    for loss in types if isinstance(types, list) and ignore is not None else ():
-        if isinstance(loss, dict):
+    for loss in _losses_within(types) if ignore is not None else ():
+        if "ignore_index" in _parameters(manager.LOSSES, loss):
             loss.setdefault("ignore_index", annotate(ignore, f"train_dataset {kind}"))
     transforms = config.tree["train_dataset"].get("transforms") if kind and ignore is not None else None
     for transform in transforms if isinstance(transforms, list) else ():
-        name = transform["type"].value if isinstance(transform, dict) and "type" in transform else None
-        known = inspect.signature(manager.TRANSFORMS[name]).parameters if name in manager.TRANSFORMS else ()
+        known = _parameters(manager.TRANSFORMS, transform)
         for key in ("ignore_index", "label_padding_value"):
             if key in known:
                 transform.setdefault(key, annotate(ignore, f"train_dataset {kind}"))
+
+
+def _losses_within(sections: Any) -> Iterator[Any]:
+    """The sections of losses, and of those that are mixed in them."""
+    for section in sections if isinstance(sections, list) else ():
+        yield section
+        yield from _losses_within(section.get("losses")) if isinstance(section, dict) else ()
+
+
+def _parameters(registry: manager.ComponentManager, section: Any) -> Sequence[str]:
+    """The arguments of the component that a section names; none where it names none."""
+    node = section.get("type") if isinstance(section, dict) else None
+    name = getattr(node, "value", None)
+    return tuple(inspect.signature(registry[name]).parameters) if isinstance(name, str) and name in registry else ()
+
+
+def _check_parameter_groups(config: Config) -> None:
+    """Check the items of the optimizer's custom_cfg; from here on they are one value, as they have no type."""
+    section = config.tree.get("optimizer")
+    groups = section.get("custom_cfg") if isinstance(section, dict) else None
+    if not isinstance(groups, list):
+        return
+    for number, group in enumerate(groups):
+        check_arguments(optim.parameter_group, group, f"optimizer.custom_cfg.{number}", "custom_cfg")
+    section["custom_cfg"] = Leaf(plain(groups), origin_of(groups))
 
 
 def _check_num_classes(config: Config, key: str) -> None:
@@ -125,7 +161,8 @@ def _check_num_classes(config: Config, key: str) -> None:
     model_classes = config["model"].get("num_classes")
     if None not in (classes, model_classes) and classes != model_classes:
         raise ConfigError(f"{config.origin('model.num_classes')}: model.num_classes is {model_classes}, but {key} "
-                          f"({config[key]['type']}) has {classes} classes")
+                          f"({config[key]['type']}) has {classes} classes; they must agree, and where "
+                          f"model.num_classes is left out, the data sets tell it")
 
 
 def _check_losses(config: Config) -> None:
@@ -137,6 +174,11 @@ def _check_losses(config: Config) -> None:
                           f"each output of the model, and one type for all or one for each")
     for number, item in enumerate(node["types"]):
         check_component(manager.LOSSES, item, f"loss.types.{number}")
+    classes = config["model"].get("num_classes") if "model" in config else None
+    for section, weight in _class_weights(config):
+        if classes is not None and len(weight) != classes:
+            raise ConfigError(f"{origin_of(section['weight'])}: the weight of {section['type'].value} has {len(weight)}"
+                              f" values, the model has {classes} classes; give one value for each class")
 
 
 def _loss_section(types: list, coef: List[float]) -> None:
@@ -157,7 +199,7 @@ def _build_nested(registry, key: str, value):
     registry = {"backbone": manager.BACKBONES, "transforms": manager.TRANSFORMS}.get(key, registry)
     if isinstance(value, dict) and "type" in value:
         return build_component(registry, value)
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+    if isinstance(value, list) and any(isinstance(item, dict) and "type" in item for item in value):
         return [build_component(registry, item) for item in value]
     return value
 
@@ -180,11 +222,14 @@ def build_dataset(config: Config, key: str):
     """Build train_dataset, val_dataset or test_dataset.
 
     Raises:
-        ConfigError: the configuration has no such section.
+        ConfigError: the configuration has no such section, or its values contradict each other.
     """
     if key not in config:
         raise ConfigError(f"{config.path}: {key} is missing")
-    return build_component(manager.DATASETS, config[key])
+    try:
+        return build_component(manager.DATASETS, config[key])
+    except ConfigError as error:
+        raise ConfigError(f"{config.path}: {key}: {error}") from error
 
 
 def build_criteria(config: Config, model: nn.Layer) -> List[Tuple[nn.Layer, float]]:
@@ -200,6 +245,21 @@ def build_criteria(config: Config, model: nn.Layer) -> List[Tuple[nn.Layer, floa
                           f"{type(model).__name__} are {', '.join(outputs)}; give one for each")
     types = types * len(coef) if len(types) == 1 else types
     return [(build_component(manager.LOSSES, section), value) for section, value in zip(types, coef)]
+
+
+def _class_weights(config: Config) -> Iterator[Tuple[Dict, List[float]]]:
+    """Section and weights of each loss that has one weight for each class."""
+    for section in _losses_within(config.tree["loss"]["types"]):
+        if manager.LOSSES[section["type"].value] is _losses.CrossEntropyLoss and plain(section["weight"]) is not None:
+            yield section, plain(section["weight"])
+
+
+def log_class_weights(config: Config, class_names: Sequence[str]) -> None:
+    """Say which class weighs how much in the losses, a line for each."""
+    width = max(map(len, class_names))
+    for section, weight in _class_weights(config):
+        logger.info("\n".join([f"class weights of {section['type'].value}:",
+                               *(f"  {name:<{width}}  {value:7.3f}" for name, value in zip(class_names, weight))]))
 
 
 def build_optimizer(config: Config, model: nn.Layer):

@@ -28,6 +28,7 @@ _MAX_INT = 2 ** 63 - 1
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", dict: "a mapping",
           list: "a list", type(None): "None"}
+_PLAIN = (bool, int, float, str, dict, list, tuple, type(None))
 _CHILD_REGISTRIES = {"backbone": manager.BACKBONES, "transforms": manager.TRANSFORMS}
 
 
@@ -380,7 +381,8 @@ def check_arguments(function: Callable, node: dict, dotted: str, name: str, supp
             continue
         if default is inspect.Parameter.empty:
             raise ConfigError(f"{origin_of(node)}: {_join(dotted, key)} is missing; {name} needs it")
-        node[key] = annotate(list(default) if isinstance(default, tuple) else default, DEFAULT)
+        if isinstance(default, _PLAIN):  # a plugin's may be a class, which no file can say
+            node[key] = annotate(list(default) if isinstance(default, tuple) else default, DEFAULT)
 
 
 def _join(dotted: str, key: str) -> str:

@@ -2,6 +2,8 @@
 
 import argparse
 import errno
+import os
+import select
 import sys
 import traceback
 import warnings
@@ -29,6 +31,13 @@ def add_debug_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def add_plugins_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--plugins`, for `paddleseg.cvlibs.plugins.load_plugins`."""
+    parser.add_argument("--plugins", nargs="+", action="extend", metavar="CODE", default=[],
+                        help="files and modules that register components of their own, such as my_model.py my.losses; "
+                             "they are run, so name only what you trust")
+
+
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of train.py, val.py and predict.py; none has a default of its own.
 
@@ -37,6 +46,7 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
     parser.add_argument("--opts", nargs="+", action="extend", metavar="KEY=VALUE", default=[],
                         help="override values of the recipe, such as model.num_codes=16")
+    add_plugins_flag(parser)
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"],
                         help="auto (default) takes the GPU where Paddle sees one; gpu without one is an error")
     parser.add_argument("--num_workers", type=int, metavar="N",
@@ -67,7 +77,9 @@ def run_main(function: Callable[[argparse.Namespace], int], args: argparse.Names
     for message in ("No ccache found", "When training, we now always track"):
         warnings.filterwarnings("ignore", message=message)
     try:
-        return function(args) or 0
+        code = function(args) or 0
+        sys.stdout.flush()
+        return code
     except (SegError, Interrupted) as error:
         if args.debug:
             traceback.print_exc()
@@ -75,6 +87,10 @@ def run_main(function: Callable[[argparse.Namespace], int], args: argparse.Names
         line = "".join(letter if letter.isprintable() else "?" for letter in str(error))
         print(f"{type(error).__name__}: {line}", file=sys.stderr, flush=True)
         return error.exit_code
+    except BrokenPipeError:
+        if args.debug or not _reader_is_gone():
+            raise
+        return 141  # as a program that SIGPIPE ends
     except OSError as error:
         if args.debug or error.errno not in _DISK:
             raise
@@ -84,3 +100,17 @@ def run_main(function: Callable[[argparse.Namespace], int], args: argparse.Names
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         return 130
+
+
+def _reader_is_gone() -> bool:
+    """Whether what reads standard output, such as `| head`, has ended; then what is printed goes nowhere."""
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # it is no file, or closed
+        return False
+    reader = select.poll()
+    reader.register(output, 0)  # errors are told anyway
+    if not any(event & select.POLLERR for _, event in reader.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True

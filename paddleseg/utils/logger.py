@@ -9,7 +9,8 @@ import logging.handlers
 import math
 import os
 import sys
-from typing import Callable, Dict, List, Optional
+import time
+from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from tqdm import tqdm
 
@@ -139,10 +140,15 @@ class RunRecorder:
         if use_vdl:
             from visualdl import LogWriter
 
-            for name in os.listdir(save_dir):  # written anew from the records that are kept
+            pictures = []
+            for name in sorted(os.listdir(save_dir)):  # written anew from the records that are kept
                 if name.startswith("vdlrecords"):
+                    pictures += _shown_pictures(os.path.join(save_dir, name)) if kept else []
                     os.remove(os.path.join(save_dir, name))
             self._vdl = LogWriter(save_dir)
+            for tag, iteration, time_ms, png in pictures:
+                if keep({"mode": "eval", "iter": iteration}):
+                    self._add_picture(tag, iteration, time_ms, png)
             for record in kept:
                 self._show(record.pop("mode"), record.pop("iter"), record)
 
@@ -164,11 +170,37 @@ class RunRecorder:
             if isinstance(value, (int, float)):
                 self._vdl.add_scalar(f"{group}/{name}", value, iteration)
 
+    def show_pictures(self, iteration: int, files: Mapping[str, bytes]) -> None:
+        """Show PNG files in VisualDL, where it is written, by their names."""
+        for name, png in files.items() if self._vdl is not None else ():
+            self._add_picture("Evaluate/" + name.replace("%", "_"), iteration, round(time.time() * 1000), png)
+
+    def _add_picture(self, tag: str, iteration: int, time_ms: int, png: bytes) -> None:
+        # LogWriter.add_image takes pixels alone, and those of an earlier attempt are in PNG files already.
+        from visualdl.proto.record_pb2 import Record
+
+        picture = Record.Image(encoded_image_string=png)
+        value = Record.Value(id=iteration, tag=tag, timestamp=time_ms, image=picture)
+        self._vdl._get_file_writer().add_record(Record(values=[value]))
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
         if self._vdl is not None:
             self._vdl.close()
+
+
+def _shown_pictures(path: str) -> List[Tuple[str, int, int, bytes]]:
+    """(tag, iteration, time in ms, PNG file) of each picture in a file of VisualDL; says so if it is damaged."""
+    from visualdl import LogReader
+
+    try:
+        reader = LogReader(file_path=path)
+        values = [value for tag in reader.get_tags().get("image", ()) for value in reader.get_data("image", tag)]
+    except Exception as error:  # whatever a file that a crash cut off leads to
+        warning(f"{path}: can't be read ({type(error).__name__}: {error}); VisualDL shows no pictures from before")
+        return []
+    return [(value.tag, value.id, value.timestamp, value.image.encoded_image_string) for value in values]
 
 
 def _trim(path: str, keep: Callable[[Dict], bool]) -> List[Dict]:

@@ -2,7 +2,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddleseg.core.optim import SGD, AdamW, ConstantLR, PolynomialDecay
+from paddleseg.core.optim import SGD, Adam, AdamW, ConstantLR, Momentum, PolynomialDecay
 from paddleseg.cvlibs.errors import ConfigError
 
 
@@ -41,6 +41,17 @@ def test_adamw_decouples_the_decay(float64):
     for t, lr in enumerate(lrs, 1):
         m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad ** 2
         p = p - lr * 0.1 * p
+        p = p - lr * (m / (1 - 0.9 ** t)) / (np.sqrt(v / (1 - 0.999 ** t)) + 1e-8)
+    np.testing.assert_allclose(ours, p, rtol=1e-6)
+
+
+def test_adam_couples_the_decay(float64):
+    layer, lrs = linear([1.0, 2.0]), [0.1, 0.1]
+    ours = run(Adam(layer, weight_decay=0.1), layer, lrs)
+    p, m, v, grad = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2), np.array([0.5, -1.0])
+    for t, lr in enumerate(lrs, 1):
+        g = grad + 0.1 * p
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g ** 2
         p = p - lr * (m / (1 - 0.9 ** t)) / (np.sqrt(v / (1 - 0.999 ** t)) + 1e-8)
     np.testing.assert_allclose(ours, p, rtol=1e-6)
 
@@ -97,7 +108,13 @@ def test_shortest_runs_have_a_rate(iters):
     assert schedule(0) == 0.1
 
 
-@pytest.mark.parametrize("optimizer", [SGD, AdamW])
+@pytest.mark.parametrize("optimizer", [SGD, Momentum, Adam, AdamW])
+def test_a_weight_decay_that_lets_weights_grow_is_refused(float64, optimizer):
+    with pytest.raises(ConfigError, match="weight_decay -0.1 must be at least 0"):
+        optimizer(linear([1.0, 2.0]), weight_decay=-0.1)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam, AdamW])
 def test_a_model_with_nothing_to_train_is_refused(float64, optimizer):
     layer = linear([1.0, 2.0])
     layer.weight.stop_gradient = True

@@ -444,13 +444,13 @@ def test_half_precision_weights_alone_would_not_do(gpu):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_goes_on_exactly(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
-    kwargs = {"precision": kind[0], "amp_level": kind[1], "accum_iters": 2, "do_eval": True}
+    kwargs = {"precision": kind[0], "amp_level": kind[1], "accum_iters": 2, "do_eval": True, "use_ema": True}
     with pretend_gpu():
         _, best = run(tmp_path / "whole", val_dataset=Colors("val", 4), **kwargs)
         _, again = run(tmp_path / "parts", resume_model=tmp_path / "whole" / "iter_3", model_seed=5,
                        val_dataset=Colors("val", 4), **kwargs)
     assert best == again
-    for name in ("model.pdparams", "model.pdopt"):
+    for name in ("model.pdparams", "ema_model.pdparams", "model.pdopt"):
         one, other = (read_weights(str(tmp_path / part / "iter_6" / name)) for part in ("whole", "parts"))
         assert one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
         assert {value.dtype.name for value in one.values()} == {"float32"}

@@ -1,4 +1,5 @@
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +9,9 @@ from fake_data import make_lists, write_image, write_label
 from tiny import Colors, build, options
 
 from paddleseg.core import preflight
-from paddleseg.core.checkpoint import save_checkpoint
-from paddleseg.core.optim import SGD, AdamW
+from paddleseg.core.checkpoint import save_best, save_checkpoint
+from paddleseg.core.ema import AveragedWeights
+from paddleseg.core.optim import SGD, Adam, AdamW
 from paddleseg.core.preflight import check_disk_space, check_files, check_run, growth, slots_bytes, weights_bytes
 from paddleseg.cvlibs.errors import DataError, ImageReadError, LabelValueError, RunError, SizeMismatchError
 from paddleseg.datasets import Dataset, workers
@@ -53,7 +55,8 @@ class Wide(paddle.nn.Layer):
         return self.norm(self.body(x))
 
 
-@pytest.mark.parametrize("optimizer_of", [lambda model: SGD(model), lambda model: SGD(model, 0.9, 1e-4, True), AdamW])
+@pytest.mark.parametrize("optimizer_of", [lambda model: SGD(model), lambda model: SGD(model, 0.9, 1e-4, True), Adam,
+                                          AdamW])
 def test_the_estimate_is_what_a_checkpoint_takes(tmp_path, optimizer_of):
     model = Wide()
     model.eval()
@@ -117,6 +120,24 @@ def disk(monkeypatch):
     def set_room(checkpoints):
         monkeypatch.setattr(preflight, "free_bytes", lambda path: int(checkpoints * size))
     return set_room
+
+
+def test_averaged_weights_are_counted_in_checkpoints_and_in_the_best_model(tmp_path, monkeypatch):
+    """Two checkpoints, and two best models while one replaces the other: what a run that saves twice needs at most."""
+    model = Wide()
+    optimizer, score = AdamW(model), {"iter": 1, "miou": 0.5, "accuracy": 0.5}
+    model(paddle.ones([2, 400])).sum().backward()
+    optimizer.step()
+    save_checkpoint(str(tmp_path), 1, model, optimizer, {}, AveragedWeights(model))
+    for averaged in None, AveragedWeights(model):
+        save_best(str(tmp_path), model, optimizer, score, averaged)
+    one, best = bytes_in(tmp_path / "iter_1"), bytes_in(tmp_path / "best_model")
+    run_of_two = options(iters=6, save_interval=3, keep_checkpoint_max=1, use_ema=True, do_eval=True)
+    for factor, fits in (1.01, True), (0.97, False):
+        room = int(max(2 * one + best, one + 2 * best) * factor)
+        monkeypatch.setattr(preflight, "free_bytes", lambda path, room=room: room)
+        with nullcontext() if fits else pytest.raises(RunError, match="keep_checkpoint_max 1"):
+            check_disk_space(str(tmp_path / "new"), model, optimizer, run_of_two, evaluates=True)
 
 
 def test_two_checkpoints_must_fit(tmp_path, disk):

@@ -18,7 +18,7 @@ from tiny import build as tiny_build
 
 from paddleseg.core import train as train_module
 from paddleseg.core.checkpoint import best_score, list_checkpoints, load_checkpoint, save_checkpoint
-from paddleseg.core.optim import SGD, AdamW, ConstantLR
+from paddleseg.core.optim import SGD, Adam, AdamW, ConstantLR
 from paddleseg.core.run_dir import check_save_dir, choose_checkpoint, open_save_dir
 from paddleseg.core.train import TrainOptions, give_labels_where_ignored_differently, iteration_seed, train
 from paddleseg.cvlibs.errors import ConfigError, Interrupted, RunError
@@ -251,7 +251,8 @@ class Frozen(TinyNet):
         self.norm.eval()
 
 
-@pytest.mark.parametrize("optimizer", [partial(SGD, momentum=0.9, weight_decay=0.1), partial(AdamW, weight_decay=0.1)])
+@pytest.mark.parametrize("optimizer", [partial(SGD, momentum=0.9, weight_decay=0.1), partial(Adam, weight_decay=0.1),
+                                       partial(AdamW, weight_decay=0.1)])
 def test_frozen_parts_stay_as_they_are(tmp_path, monkeypatch, optimizer):
     monkeypatch.setattr("tiny.TinyNet", Frozen)
     monkeypatch.setattr("tiny.SGD", lambda model, **unused: optimizer(model))

@@ -113,6 +113,31 @@ def test_two_processes_agree_and_the_saved_model_is_the_one_that_scored(tmp_path
     assert [line["iter"] for line in lines if line["mode"] == "train"] == [2, 4, 6]
 
 
+AVERAGE_AND_STOP = """
+class Unlabelled(Colors):
+    def sample(self, index, rng):
+        return {**super().sample(index, rng), "label": np.full([8, 12], 255, "uint8")}
+
+changes = dict(batch_size=1, accum_iters=2, save_interval=2, do_eval=True, use_ema=True)
+run(out / "whole", val_dataset=Colors("val", 3), **changes)
+run(out / "parts", val_dataset=Colors("val", 3), iters=4, **changes)
+model, _ = run(out / "parts", resume_model=out / "parts" / "iter_4", model_seed=99, val_dataset=Colors("val", 3),
+               **changes)
+run(out / "stopped", val_dataset=Unlabelled("val", 3), iters=60, early_stop_intervals=2, **changes)
+state = arrays(model)
+"""
+
+
+def test_two_processes_average_weights_go_on_exactly_and_stop_together(tmp_path):
+    one, two = launch(tmp_path / "run", AVERAGE_AND_STOP)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    for name in ("iter_6/model.pdparams", "iter_6/ema_model.pdparams", "iter_6/model.pdopt", "best_model/score.json",
+                 "best_model/ema_model.pdparams"):
+        whole, parts = ((tmp_path / "run" / folder / name).read_bytes() for folder in ("whole", "parts"))
+        assert whole == parts, name
+    assert sorted(path.name for path in (tmp_path / "run" / "stopped").glob("iter_*")) == ["iter_2", "iter_4"]
+
+
 def test_evaluation_counts_every_image_once(tmp_path):
     """An odd number of images, so that one process gets fewer; the matrices agree in every count."""
     code = ("from small_encnet import *\n"

@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import paddle
 import pytest
@@ -130,6 +132,16 @@ def test_the_mode_is_restored_even_after_an_error():
 def test_the_test_split_has_no_labels():
     with pytest.raises(DataError, match="labels of the test split are withheld"):
         evaluate(Oracle(), Colors("test", 2))
+
+
+@pytest.mark.parametrize("limit, options, warned", [
+    (95, {}, 1), (96, {}, 0), (0, {"is_slide": True, "crop_size": (8, 8), "stride": (8, 8)}, 0)])
+def test_an_image_larger_than_any_before_is_warned_of_once(monkeypatch, caplog, limit, options, warned):
+    monkeypatch.setattr("paddleseg.core.val.HUGE_PX", limit)
+    monkeypatch.setattr(logging.getLogger("paddleseg"), "propagate", True)
+    with caplog.at_level(logging.WARNING, "paddleseg"):
+        evaluate(Oracle(), Colors("val", 3), InferOptions(**options))
+    assert caplog.text.count("goes through the model whole, 8x12 (height x width)") == warned
 
 
 def test_the_table_names_classes_and_marks_absent_ones():

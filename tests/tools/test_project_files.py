@@ -15,7 +15,8 @@ import setup_env
 ROOT = setup_env.ROOT
 PACKAGE_OF = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}
 # Imported where a user asked for what needs them; each place says how to install them.
-OPTIONAL = {"torch", "safetensors", "paddle2onnx", "onnx", "onnxruntime", "isal", "kornia_rs"}
+OPTIONAL = {"torch", "safetensors", "paddle2onnx", "onnx", "onnxruntime", "isal", "kornia_rs", "flask", "werkzeug",
+            "matplotlib"}
 
 
 def sources():
@@ -98,7 +99,7 @@ def test_make_lists_every_target():
 def test_make_gives_each_choice_its_environment(overrides, setup, python):
     lines = [" ".join(line.split()) for line in make("-n", "test", *overrides).stdout.splitlines()]
     assert setup in lines
-    assert f"{python} -m ruff check ." in lines and f"{python} -m pytest -q" in lines
+    assert f"{python} -m ruff check ." in lines and f"{python} -m pytest -q -rs" in lines
 
 
 @needs_make

@@ -1,5 +1,8 @@
 import argparse
 import errno
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +33,23 @@ def test_a_full_disk_is_one_line(capsys):
     error = OSError(errno.ENOSPC, "No space left on device", "x.png")
     assert run_main(fail(error), argparse.Namespace(debug=False)) == 1
     assert capsys.readouterr().err.startswith("RunError: x.png: No space left on device;")
+
+
+@pytest.mark.parametrize("lines", [1, 100000])
+def test_a_reader_that_ends_early_is_no_error(lines):
+    """As `check_data.py … | head -1`."""
+    script = ("import argparse, sys, time; from paddleseg.utils.cli import run_main\n"
+              f"def tell(args):\n    time.sleep(0.2)\n    for number in range({lines}): print(number)\n"
+              "sys.exit(run_main(tell, argparse.Namespace(debug=False)))")
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, cwd=Path(__file__).parents[2])
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 141
+
+
+def test_another_broken_pipe_is_not_hidden():
+    with pytest.raises(BrokenPipeError):
+        run_main(fail(BrokenPipeError()), argparse.Namespace(debug=False))
 
 
 def test_debug_shows_the_traceback(capsys):

@@ -1,0 +1,1 @@
+"""A page of results, its plots, and the pictures of VisualDL."""

@@ -1,0 +1,240 @@
+"""User code that registers its own components: `--plugins my_model.py package.module`.
+
+A plugin is a Python file or a module; importing it runs it, so it is named on the command line alone. A recipe may
+say which ones it needs, and then a run without them stops and shows the flag.
+"""
+
+import contextlib
+import copy
+import functools
+import importlib
+import importlib.util
+import os
+import shlex
+import sys
+import sysconfig
+import traceback
+from types import ModuleType
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set
+
+from paddleseg.cvlibs import manager
+from paddleseg.cvlibs.errors import ConfigError
+
+_REGISTRIES = (manager.MODELS, manager.BACKBONES, manager.DATASETS, manager.TRANSFORMS, manager.LOSSES,
+               manager.OPTIMIZERS, manager.LR_SCHEDULERS)
+_PACKAGE = "paddleseg_plugins"  # what a file is called in sys.modules: this and its own name
+
+# Where no user's code lies.
+_OTHERS = tuple(os.path.join(folder, "") for folder in {
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))})
+
+_loaded: Dict[str, str] = {}  # what tells a plugin from others -> how it was named
+
+
+def load_plugins(names: Sequence[str]) -> None:
+    """Import plugins in order, each once; import the project's own components before.
+
+    Args:
+        names: files ending in .py, or dotted names of modules that can be imported from the working directory.
+
+    Raises:
+        ConfigError: one doesn't exist, fails, or registers a name that is taken; says the line. What it registered
+            until then is taken back.
+    """
+    for name in names:
+        identity = _identity(name)
+        if identity not in _loaded:
+            with _registered() as new:
+                _import(name, identity)
+            for transform in new(manager.TRANSFORMS):
+                _adapt_transform(transform)
+            for dataset in new(manager.DATASETS):
+                _adapt_dataset(dataset)
+            _loaded[identity] = name
+
+
+def loaded_plugins() -> List[str]:
+    """The plugins of this process as they were named."""
+    return list(_loaded.values())
+
+
+def missing_plugins(names: Sequence[str]) -> List[str]:
+    """Those of `names` that haven't been loaded."""
+    return [name for name in names if _identity(name) not in _loaded]
+
+
+def flag_for(names: Sequence[str]) -> str:
+    """What to add to a command line, for people to copy."""
+    return "--plugins " + " ".join(map(shlex.quote, names))
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py") or os.sep in name
+
+
+def _identity(name: str) -> str:
+    return os.path.realpath(name) if _is_file(name) else name
+
+
+def _import(name: str, identity: str) -> None:
+    """Run a plugin; its own folder, or the working directory, comes last among those that modules are looked for in."""
+    is_file = _is_file(name)
+    if is_file and not os.path.isfile(identity):
+        raise ConfigError(f"--plugins {name}: there is no such file (looked from {os.getcwd()})")
+    if not is_file and not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"--plugins {name}: neither a file, whose name ends in .py, nor a module, such as my.model")
+    folder = os.path.dirname(identity) if is_file else os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        module = _run_file(identity) if is_file else importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # whatever a user's code raises
+        raise ConfigError(f"--plugins {name}: {_explain(error, name, identity)}") from error
+    if getattr(module, "__path__", None) and not module.__file__:
+        raise ConfigError(f"--plugins {name}: a folder without __init__.py, so nothing is run; name what is in it")
+
+
+def _run_file(path: str) -> ModuleType:
+    """Import a file under a name of its own, which pickled objects of its classes are found by."""
+    stem = os.path.splitext(os.path.basename(path))[0]
+    module_name = f"{_PACKAGE}.{stem}"
+    number = 2
+    while module_name in sys.modules:  # another folder's file of the same name
+        module_name, number = f"{_PACKAGE}.{stem}_{number}", number + 1
+    sys.modules.setdefault(_PACKAGE, ModuleType(_PACKAGE))
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None:
+        raise ImportError("its name doesn't end in .py")
+    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module
+
+
+def _explain(error: BaseException, name: str, identity: str) -> str:
+    """file:line: what was raised; the last line that a user wrote, or else of what was called."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_short(error.filename)}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and not _is_file(name) and f"{name}.".startswith(f"{missing}."):
+        return f"there is no module {missing} (looked from {os.getcwd()}); the name of a file ends in .py"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
+              if not frame.filename.startswith(("<frozen", importlib.__file__)) and frame.filename != __file__]
+    written = [frame for frame in frames if os.path.realpath(frame.filename) == identity
+               or not os.path.abspath(frame.filename).startswith(_OTHERS)]
+    where = "".join(f"{_short(frame.filename)}:{frame.lineno}: " for frame in (written or frames)[-1:])
+    message = " ".join(str(error).split()) or "no reason given"
+    if _is_file(name) and isinstance(error, ImportError) and (_PACKAGE in message or "relative import" in message):
+        message = ("a file has no package that it could import relatively from; import absolutely, or name it as a "
+                   "module, such as package.module")
+    return f"{where}{type(error).__name__}: {message}"
+
+
+def _short(path: str) -> str:
+    relative = os.path.relpath(path)
+    return path if relative.startswith(os.pardir) else relative
+
+
+@contextlib.contextmanager
+def _registered() -> Iterator[Callable]:
+    """Yields what tells the components that have been registered inside; they are taken back on an error."""
+    before = [set(registry) for registry in _REGISTRIES]
+
+    def new_names(registry: manager.ComponentManager, known: Set[str]) -> List[str]:
+        # A plugin may be the first to import a module of this project.
+        return [name for name, component in registry.components_dict.items()
+                if name not in known and not component.__module__.startswith("paddleseg.")]
+
+    def new(registry: manager.ComponentManager) -> List[Callable]:
+        names = new_names(registry, before[_REGISTRIES.index(registry)])
+        return list(dict.fromkeys(registry[name] for name in names))
+
+    try:
+        yield new
+    except ConfigError:
+        for registry, known in zip(_REGISTRIES, before):
+            for name in new_names(registry, known):
+                del registry.components_dict[name]
+        raise
+
+
+def _adapt_transform(transform: type) -> None:
+    """Let a transform written for PaddleSeg find what it expects: a float32 image, in arrays and a dict of its own.
+
+    Those that are built on this project's `RandomTransform` keep to its rules, and stay as they are.
+    """
+    from paddleseg.transforms.base import RandomTransform
+
+    call = getattr(transform, "__call__", None) if isinstance(transform, type) else None  # noqa: B004
+    if call is None or issubclass(transform, RandomTransform):
+        return
+
+    @functools.wraps(call)
+    def call_with_own_arrays(self, data: dict) -> dict:
+        data = {**data, "img": data["img"].astype("float32"), "trans_info": list(data["trans_info"])}
+        for key in data["gt_fields"]:
+            data[key] = data[key].copy()
+        return call(self, data)
+
+    transform.__call__ = call_with_own_arrays
+
+
+def _adapt_dataset(dataset: type) -> None:
+    """Let the loader read a data set written for PaddleSeg through its own `__getitem__`, with the sample's generator.
+
+    Without `__getitem__` the files of its `file_list` are read as those of this project's data sets are; None stands
+    for no label. Classes that it has no names for are called by their numbers.
+    """
+    if not isinstance(dataset, type):
+        return
+    if not hasattr(dataset, "class_names"):
+        names = functools.cached_property(lambda self: [str(index) for index in range(self.num_classes)])
+        names.__set_name__(dataset, "class_names")
+        dataset.class_names = names
+    read_files = getattr(dataset, "read_files", None)
+    if read_files is not None:
+        dataset.read_files = lambda self, pair, line="": read_files(self, [path for path in pair if path], line)
+    own = vars(dataset).get("__getitem__")
+    if own is None or "sample" in vars(dataset):
+        return
+
+    def sample(self, index: int, rng) -> dict:
+        twin, transforms = copy.copy(self), self.transforms
+        twin.transforms = lambda data: transforms({**data, "rng": rng})
+        return own(twin, index)
+
+    dataset.sample = sample
+
+
+def parse_names(value: Optional[object], origin: str) -> List[str]:
+    """The `plugins` of a recipe.
+
+    Raises:
+        ConfigError: they aren't a list of text.
+    """
+    names = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(f"{origin}: plugins must be a list of files and modules, such as [my_model.py]")
+    return names
+
+
+def _beside(name: str, folder: str) -> str:
+    """A file that isn't there from the working directory, where it lies in the recipe's folder."""
+    there = os.path.join(folder, name)
+    return there if _is_file(name) and not os.path.isfile(name) and os.path.isfile(there) else name
+
+
+def check_named(value: Optional[object], origin: str, folder: str) -> None:
+    """Stop a run whose recipe, which lies in `folder`, names plugins that the command line doesn't.
+
+    Raises:
+        ConfigError: shows the flag to add.
+    """
+    missing = missing_plugins([_beside(name, folder) for name in parse_names(value, origin)])
+    if missing:
+        raise ConfigError(f"{origin} names plugins, and a recipe never runs code by itself; if you trust them, add "
+                          f"{flag_for(missing)}")

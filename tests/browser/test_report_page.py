@@ -1,0 +1,158 @@
+"""The pages of val.py --report and tools/compare_runs.py in a real browser."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chromium import DESKTOP, PHONE, load, needs_chromium, screenshot
+from PIL import Image
+
+pytestmark = needs_chromium
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = "configs/quick_start/encnet_resnet18_scenes.yml"
+SMALL = ["model.backbone.base_channels=8", "model.mid_channels=16"]
+
+TABLE = """const rows = [...document.querySelectorAll("#%s tr")];
+answer.table = rows.map(row => [...row.cells].map(cell => cell.textContent));"""
+LAYOUT = """answer.page = document.documentElement.scrollWidth; answer.window = innerWidth;
+answer.images = [...document.images].map(image => image.complete && image.naturalWidth > 0);
+answer.small = [...document.querySelectorAll("p, td, th, li, figcaption, span, b")].filter(element =>
+  element.textContent.trim() && parseFloat(getComputedStyle(element).fontSize) < 11).length;"""
+POINT = """const cell = document.querySelector("#matrix").tBodies[0].rows[%d].cells[%d];
+cell.dispatchEvent(new MouseEvent("%s", {bubbles: true}));
+answer.said = document.getElementById("matrix-said").textContent; answer.title = cell.title;"""
+
+
+def python(*command):
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A report of an untrained network on drawn scenes, and what val.py printed."""
+    from paddleseg.cvlibs import builder
+    from paddleseg.cvlibs.config import load_config
+    from paddleseg.utils.weights import write_weights
+
+    root = tmp_path_factory.mktemp("evaluated")
+    python("tools/make_scenes.py", root / "scenes", "--train", 1, "--val", 5, "--test", 1, "--size", 64, 128)
+    opts = [*SMALL, f"train_dataset.dataset_root={root}/scenes", f"val_dataset.dataset_root={root}/scenes"]
+    config = load_config(str(ROOT / RECIPE), opts)
+    builder.check(config)
+    weights = {name: value.numpy() for name, value in builder.build_model(config).state_dict().items()}
+    write_weights(str(root / "w.pdparams"), weights)
+    printed = python("val.py", "--config", RECIPE, "--model_path", root / "w.pdparams", "--num_workers", 0,
+                     "--report", root / "report", "--opts", *opts)
+    return root / "report" / "report.html", printed
+
+
+def printed_table(printed):
+    lines = [line for line in printed.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_tables_numbers_are_those_that_val_prints(evaluated, tmp_path):
+    page, printed = evaluated
+    loaded = load(page, TABLE % "scores" + """
+answer.headline = [...document.querySelectorAll(".numbers div")].map(div => div.innerText.split(/\\s+/));""", tmp_path)
+    assert loaded.answer["table"] == printed_table(printed) and len(loaded.answer["table"]) == 20
+    line = re.search(r"\[EVAL\] #Images: 5 (.*)", printed)[1]
+    assert " ".join(f"{name}: {value}" for name, value in loaded.answer["headline"]) == line
+    assert loaded.console == [] and "error" not in loaded.answer
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_report_fits_the_window(evaluated, tmp_path, size):
+    loaded = load(evaluated[0], LAYOUT, tmp_path, size)
+    assert loaded.console == [] and "error" not in loaded.answer
+    assert loaded.answer["window"] == size[0] >= loaded.answer["page"]
+    assert loaded.answer["images"] == [True] * 20 and loaded.answer["small"] == 0
+
+
+@pytest.mark.parametrize("event", ["pointerover", "click"])
+def test_a_cell_of_the_matrix_tells_its_count(evaluated, tmp_path, event):
+    from collections import Counter
+
+    counted = Counter()
+    text = evaluated[0].read_text(encoding="utf-8")
+    matrix = re.search(r'<table id="matrix".*?</table>', text, re.DOTALL)[0]
+    counts = [[int(count) for count in re.findall(r'data-n="(\d+)"', row)] for row in matrix.split("<tr>")[2:]]
+    counted.update({(true, pred): count for true, row in enumerate(counts) for pred, count in enumerate(row)})
+    (true, pred), count = counted.most_common(1)[0]
+    loaded = load(evaluated[0], POINT % (true, pred + 1, event), tmp_path)
+    share = 100 * count / sum(counts[true])
+    names = [row[0] for row in printed_table(evaluated[1])[1:]]
+    assert loaded.answer["said"] == loaded.answer["title"] == (
+        f"true {names[true]}, predicted {names[pred]}: {count:,} pixels, {share:.2f} % of {names[true]}")
+    assert loaded.console == []
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def test_a_matrix_of_many_classes_can_be_read_where_it_is_scrolled_to(tmp_path, size):
+    """The names of row and column stay in sight, and so do the words about a touched cell."""
+    from paddleseg.core.metrics import Scores
+    from paddleseg.core.reporting import page, report
+
+    names = [f"class number {number}" for number in range(150)]
+    matrix = np.random.default_rng(0).integers(0, 9, [150, 150]) + np.diag([400] * 150)
+    parts = [report._bar_part(Scores(matrix), names), report._matrix_part(Scores(matrix), names)]
+    (tmp_path / "many.html").write_text(page.page("many", parts), encoding="utf-8")
+    loaded = load(tmp_path / "many.html", LAYOUT + """
+const table = document.querySelector("#matrix"), frame = table.parentNode, cell = table.tBodies[0].rows[99].cells[90];
+frame.scrollIntoView();
+frame.scrollTo(cell.offsetLeft - 200, cell.offsetTop - 300);
+cell.click();
+const heads = [table.tHead.rows[0].cells[90], table.tBodies[0].rows[99].cells[0]];
+answer.seen = [...heads, cell, document.getElementById("matrix-said")].map(element => {
+  const box = element.getBoundingClientRect(), middle = [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
+  return element.contains(document.elementFromPoint(...middle));
+});
+answer.said = document.getElementById("matrix-said").textContent;""", tmp_path, size)
+    assert loaded.console == [] and "error" not in loaded.answer and loaded.answer["small"] == 0
+    assert loaded.answer["page"] <= loaded.answer["window"] == size[0] and loaded.answer["seen"] == [True] * 4
+    assert loaded.answer["said"].startswith(f"true class number 99, predicted class number 89: {matrix[99, 89]} pixels")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_page_is_drawn_light_or_dark(evaluated, tmp_path, size, dark):
+    screenshot(evaluated[0], tmp_path / "page.png", tmp_path, size, dark)
+    with Image.open(tmp_path / "page.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    assert pixels.shape == size[::-1]
+    assert (np.median(pixels) < 60) == dark and np.ptp(pixels) > 150
+
+
+def test_the_comparison_of_runs_is_drawn(tmp_path):
+    for number, name in enumerate(("one", "two & <three>")):
+        (tmp_path / name).mkdir()
+        records = [{"mode": "train", "iter": step, "loss": 2.0 / step + number, "lr": 0.01, "ips": 3.5}
+                   for step in range(1, 21)] + [{"mode": "eval", "iter": 20, "mIoU": 0.25 + number / 4, "Acc": 0.5}]
+        (tmp_path / name / "log.jsonl").write_text("\n".join(map(json.dumps, records)))
+    printed = python("tools/compare_runs.py", tmp_path / "one", tmp_path / "two & <three>", "--save_dir",
+                     tmp_path / "c")
+    script = TABLE % "results" + LAYOUT + """
+answer.charts = [...document.querySelectorAll("figure")].map(figure => figure.querySelectorAll(".line").length);
+answer.legend = [...document.querySelectorAll(".legend span")].map(span => span.textContent);
+const heights = [...document.querySelectorAll("svg text")].map(text => text.getBoundingClientRect().height);
+answer.letters = Math.min(...heights);
+"""
+    for size in (DESKTOP, PHONE):
+        loaded = load(tmp_path / "c" / "compare.html", script, tmp_path, size)
+        assert loaded.answer["table"] == printed_table(printed) and loaded.console == []
+        assert loaded.answer["charts"] == [2] * 5 and loaded.answer["legend"] == ["one", "two & <three>"]
+        assert loaded.answer["page"] <= loaded.answer["window"] and loaded.answer["small"] == 0
+        assert loaded.answer["letters"] >= 9
+
+
+def test_a_fault_of_a_page_is_seen(tmp_path):
+    """The browser's console is listened to."""
+    (tmp_path / "bad.html").write_text("<!DOCTYPE html><html><body><script>undefinedName()</script></body></html>")
+    loaded = load(tmp_path / "bad.html", "answer.fine = 1;", tmp_path)
+    assert loaded.answer == {"fine": 1} and "undefinedName" in loaded.console[0]

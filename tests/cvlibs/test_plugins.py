@@ -1,0 +1,320 @@
+"""User code named by --plugins: what it may do, and what is said when it fails."""
+
+import os
+import random
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle.nn as nn
+import pytest
+from fake_data import make_lists
+from fresh_plugins import fresh_plugins
+
+import train
+from paddleseg.cvlibs import builder, manager, plugins
+from paddleseg.cvlibs.config import load_config
+from paddleseg.cvlibs.errors import ConfigError
+from paddleseg.utils.cli import run_main
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = """
+import paddle
+import paddle.nn as nn
+from paddleseg import utils
+from paddleseg.cvlibs import manager, param_init
+from paddleseg.models import layers, losses
+from paddleseg.utils import logger, utils as also_utils
+
+
+@manager.MODELS.add_component
+class Mine(nn.Layer):
+    def __init__(self, num_classes, backbone, width=8, pretrained=None, norm=nn.BatchNorm2D):
+        super().__init__()
+        self.backbone = backbone
+        self.conv = layers.ConvBNReLU(backbone.feat_channels[-1], width, 3, padding=1)
+        self.cls = nn.Conv2D(width, num_classes, 1)
+        param_init.constant_init(self.cls.bias, value=0.5)
+        utils.load_entire_model(self, pretrained)
+
+    def forward(self, x):
+        logit = self.cls(self.conv(self.backbone(x)[-1]))
+        return [nn.functional.interpolate(logit, paddle.shape(x)[2:], mode='bilinear')]
+"""
+RECIPE = """
+train_dataset: &data
+  type: Dataset
+  dataset_root: {root}
+  num_classes: 3
+  train_path: {root}/train.txt
+  transforms:
+    - type: Normalize
+model:
+  type: Mine
+  backbone: {{type: ResNet18_vd, base_channels: 4}}
+optimizer: {{type: SGD}}
+lr_scheduler: {{type: PolynomialDecay, learning_rate: 0.1}}
+loss: {{types: [{{type: CrossEntropyLoss}}], coef: [1]}}
+batch_size: 2
+iters: 2
+num_workers: 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    """No plugin loaded before, none after; the working directory is an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    with fresh_plugins():
+        yield
+
+
+def write(tmp_path, text, name="mine.py"):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return name
+
+
+def recipe(tmp_path, extra=""):
+    make_lists(tmp_path / "data")
+    (tmp_path / "recipe.yml").write_text(RECIPE.format(root=tmp_path / "data") + extra)
+    return "recipe.yml"
+
+
+def test_a_model_written_for_paddleseg_trains_by_the_command(tmp_path):
+    arguments = train.parse_args(["--config", recipe(tmp_path), "--plugins", write(tmp_path, MODEL),
+                                  "--save_dir", "out", "--device", "cpu"])
+    assert run_main(train.main, arguments) == 0
+    assert "plugins: [mine.py]" in (tmp_path / "out" / "config.yml").read_text()
+
+
+def test_the_written_recipe_names_its_plugins_and_the_run_goes_on(tmp_path, capsys):
+    plugin, flags = write(tmp_path, MODEL, "my code/mine.py"), ["--save_dir", "out", "--device", "cpu"]
+    first = ["--config", recipe(tmp_path), "--iters", "1", *flags]
+    with fresh_plugins():
+        assert run_main(train.main, train.parse_args([*first, "--plugins", plugin])) == 0
+    written = ["--config", "out/config.yml", "--resume", "auto", "--iters", "2", *flags]
+    assert run_main(train.main, train.parse_args(written)) == 2
+    assert capsys.readouterr().err.endswith("add --plugins 'my code/mine.py'\n")
+    with fresh_plugins():
+        assert run_main(train.main, train.parse_args([*written, "--plugins", f"./{plugin}"])) == 0
+    assert (tmp_path / "out" / "iter_2").is_dir()
+
+
+def test_every_command_that_reads_a_recipe_takes_plugins():
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("tools/*.py")]:
+        text = path.read_text(encoding="utf-8")
+        if "builder.check(" in text:
+            assert "plugins.load_plugins(args.plugins)" in text.partition("builder.check(")[0], path
+            assert re.search(r"add_(plugins|common)_flags?\(", text), path
+
+
+@pytest.mark.parametrize("name", ["package/part.py", "package.part", "./package/part.py"])
+def test_files_and_modules_register_once(tmp_path, name):
+    write(tmp_path, MODEL, "package/part.py")
+    plugins.load_plugins([name, name])
+    plugins.load_plugins([name])
+    assert "Mine" in manager.MODELS and plugins.loaded_plugins() == [name]
+
+
+def test_two_files_of_one_name_and_a_file_beside_a_plugin(tmp_path):
+    write(tmp_path, "VALUE = 3", "a/beside_the_plugin.py")
+    text = ("import beside_the_plugin\nfrom paddleseg.cvlibs import manager\n"
+            "@manager.LOSSES.add_component\ndef {}(): ...")
+    names = [write(tmp_path, text.format("First"), "a/one.py"), write(tmp_path, text.format("Second"), "b/one.py")]
+    plugins.load_plugins(names)
+    assert {"First", "Second"} <= set(manager.LOSSES)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("x = 1\nimport no_such_package\n", r"mine.py:2: ModuleNotFoundError: No module named 'no_such_package'"),
+    ("x = 1\n\ndef f(:\n", r"mine.py:3: SyntaxError: "),
+    ("x = 1\ndef f():\n    raise ValueError('bad\\nluck')\nf()\n", r"mine.py:3: ValueError: bad luck"),
+    ("import sys\nsys.exit(3)\n", r"mine.py:2: SystemExit: 3"),
+    ("import json\n\njson.loads('{')\n", r"mine.py:3: JSONDecodeError: "),
+    ("from paddleseg.cvlibs import manager\nimport paddle.nn as nn\n\n@manager.MODELS.add_component\n"
+     "class FCN(nn.Layer):\n    pass\n",
+     r"mine.py:4: ValueError: models: FCN is registered by paddleseg.models.fcn already; "
+     r"paddleseg_plugins.mine must choose another name"),
+])
+def test_a_plugin_that_fails_names_its_line_and_leaves_nothing(tmp_path, text, message):
+    head = "from paddleseg.cvlibs import manager as m; m.LOSSES.add_component(lambda: 0, aliases=('Half',)); "
+    with pytest.raises(ConfigError, match=rf"^--plugins mine.py: {message}"):
+        plugins.load_plugins([write(tmp_path, head + text)])
+    assert "Half" not in manager.LOSSES and not plugins.loaded_plugins()
+    assert "paddleseg_plugins.mine" not in sys.modules
+
+
+@pytest.mark.parametrize("name, message", [
+    ("gone.py", "there is no such file"), ("folder/", "there is no such file"),
+    ("no_such.module", "there is no module no_such "), ("json.no_such", "there is no module json.no_such "),
+    ("folder", "a folder without __init__.py, so nothing is run"),
+    *((name, "neither a file, whose name ends in .py, nor a module") for name in ("", " ", "a b", "..", ".json", "-x")),
+])
+def test_a_plugin_that_isnt_there(tmp_path, name, message):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match=f"^--plugins {re.escape(name)}: {message}"):
+        plugins.load_plugins([name])
+
+
+@pytest.mark.parametrize("name, text", [
+    ("package/part.py", "from .other import x"), ("package/part.py", "from . import other"),
+    ("package/part.py", "from ..package import other"),
+    ("package.part", "from .other import x"), ("package.part", "from . import other")])
+def test_only_a_module_imports_relatively(tmp_path, name, text):
+    for path, content in (("__init__", ""), ("other", "x = 1"), ("part", f"import os\n{text}\n")):
+        write(tmp_path, content, f"package/{path}.py")
+    if name.endswith(".py"):
+        with pytest.raises(ConfigError, match="package/part.py:2: .*import absolutely, or name it as a module"):
+            plugins.load_plugins([name])
+    else:
+        plugins.load_plugins([name])
+
+
+@pytest.mark.parametrize("name, folder", [("my code/part.py", "my code/"), ("package.part", "")])
+@pytest.mark.parametrize("text, message", [
+    ("def broken():\n    return 1 / 0\n", "helper.py:2: ZeroDivisionError: "),
+    ("import json\n\ndef broken():\n    json.loads('{')\n", "helper.py:4: JSONDecodeError: "),
+    ("from paddleseg.cvlibs import manager\n\ndef broken():\n    manager.MODELS['none']\n", "helper.py:4: "),
+    ("x = [\n", "helper.py:1: SyntaxError: ")])
+def test_the_line_is_the_last_that_a_user_wrote(tmp_path, name, folder, text, message):
+    write(tmp_path, "import helper\nhelper.broken()\n", name if folder else "package/part.py")
+    write(tmp_path, text, f"{folder}helper.py")
+    with pytest.raises(ConfigError, match=f"^--plugins {name}: {folder}{message}"):
+        plugins.load_plugins([name])
+
+
+def test_a_plugin_among_the_projects_files_names_its_line_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(plugins, "_OTHERS", (f"{tmp_path}{os.sep}", *plugins._OTHERS))
+    with pytest.raises(ConfigError, match="^--plugins mine.py: mine.py:3: JSONDecodeError: "):
+        plugins.load_plugins([write(tmp_path, "import json\n\njson.loads('{')\n")])
+
+
+def test_names_taken_by_another_plugin(tmp_path):
+    names = [write(tmp_path, MODEL), write(tmp_path, MODEL, "again.py")]
+    with pytest.raises(ConfigError, match=r"^--plugins again.py: again.py:10: .*Mine is registered by .*plugins.mine"):
+        plugins.load_plugins(names)
+    assert manager.MODELS["Mine"].__module__ == "paddleseg_plugins.mine"
+
+
+def test_a_recipe_runs_no_code(tmp_path):
+    write(tmp_path, "open('ran', 'w').close()\n" + MODEL, "my code.py")
+    config = load_config(recipe(tmp_path, "plugins: ['my code.py', json]\n"))
+    with pytest.raises(ConfigError, match=r"^recipe.yml names plugins, .* add --plugins 'my code.py' json$"):
+        builder.check(config)
+    assert not (tmp_path / "ran").exists()
+    plugins.load_plugins(["./my code.py"])
+    with pytest.raises(ConfigError, match=r"add --plugins json$"):
+        builder.check(config)
+    plugins.load_plugins(["json"])
+    builder.check(config)
+    assert config["plugins"] == ["./my code.py", "json"]
+
+
+def test_a_plugin_beside_the_recipe_is_found_from_elsewhere(tmp_path, monkeypatch):
+    write(tmp_path, MODEL)
+    path = tmp_path / recipe(tmp_path, "plugins: [mine.py]\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=rf"add --plugins {re.escape(str(tmp_path / 'mine.py'))}$"):
+        builder.check(load_config(str(path)))
+    plugins.load_plugins(["../mine.py"])
+    builder.check(load_config(str(path)))
+
+
+@pytest.mark.parametrize("value", ["3", "[1]", "{a: b}", "['']"])
+def test_plugins_of_a_recipe_are_a_list_of_text(tmp_path, value):
+    with pytest.raises(ConfigError, match="plugins must be a list of files and modules"):
+        builder.check(load_config(recipe(tmp_path, f"plugins: {value}\n")))
+
+
+def test_an_argument_that_no_file_can_say_keeps_its_default(tmp_path):
+    plugins.load_plugins([write(tmp_path, MODEL)])
+    config = load_config(recipe(tmp_path))
+    builder.check(config)
+    assert "norm" not in config["model"] and "width: 8" in config.dump()
+    assert isinstance(builder.build_model(config), nn.Layer)
+
+
+TRANSFORM = """
+import random
+import numpy as np
+from paddleseg.cvlibs import manager
+
+
+@manager.TRANSFORMS.add_component
+class Shift:
+    def __init__(self, most=5.0):
+        self.most = most
+
+    def __call__(self, data):
+        data['img'] -= random.random() * self.most
+        data['img'] /= 2.0
+        data['trans_info'].append(('resize', data['img'].shape[0:2]))
+        if 'label' in data.get('gt_fields', []):
+            data['label'][:2] = np.random.randint(0, 3)
+        return data
+"""
+DATASET = """
+from paddleseg.cvlibs import manager
+from paddleseg.datasets import Dataset
+from paddleseg.transforms import Compose
+
+
+@manager.DATASETS.add_component
+class Ours(Dataset):
+    NUM_CLASSES = 3
+
+    def __init__(self, transforms, dataset_root, mode='train'):
+        self.dataset_root, self.mode = dataset_root, mode
+        self.transforms = Compose(transforms)
+        self.num_classes, self.ignore_index = self.NUM_CLASSES, 255
+        self.file_list = [[f'{dataset_root}/images/{i}.png', f'{dataset_root}/annotations/{i}.png'] for i in range(4)]
+"""
+GETITEM = """
+    def __getitem__(self, idx):
+        data = {'trans_info': []}
+        data['img'], data['label'] = self.file_list[idx]
+        data['gt_fields'] = ['label'] if self.mode == 'train' else []
+        data = self.transforms(data)
+        data['label'] = 2 - data['label']
+        return data
+"""
+
+
+def samples(dataset, seed):
+    """Two samples, with the global generators as the loader seeds them."""
+    found = []
+    for index in (0, 3):
+        random.seed(seed)
+        np.random.seed(seed)
+        found.append(dataset.sample(index, np.random.default_rng(seed)))
+    return found
+
+
+@pytest.mark.parametrize("own_getitem", [False, True])
+@pytest.mark.parametrize("mode", ["train", "val"])
+def test_data_sets_and_transforms_written_for_paddleseg(tmp_path, own_getitem, mode):
+    make_lists(tmp_path / "data")
+    plugins.load_plugins([write(tmp_path, TRANSFORM, "t.py"),
+                          write(tmp_path, DATASET + GETITEM * own_getitem, "d.py")])
+    section = {"type": "Ours", "dataset_root": str(tmp_path / "data"), "mode": mode,
+               "transforms": [{"type": "RandomHorizontalFlip"}, {"type": "Shift"}]}
+    dataset = builder.build_component(manager.DATASETS, section)
+    first, again, other = (samples(dataset, seed) for seed in (1, 1, 2))
+    for one, same, different in zip(first, again, other):
+        assert one["img"].dtype == np.float32 and one["img"].shape == (3, 16, 32)
+        np.testing.assert_array_equal(one["img"], same["img"])
+        assert not np.array_equal(one["img"], different["img"])
+        label = int(one["path"].rpartition("/")[2][0]) % 3
+        assert set(np.unique(one["label"][2:])) == {2 - label if own_getitem else label}
+    assert len(dataset) == 4 and list(dataset.class_names) == ["0", "1", "2"]
+
+
+def test_no_label_is_none_in_a_list_of_paddlesegs(tmp_path):
+    make_lists(tmp_path / "data")
+    plugins.load_plugins([write(tmp_path, DATASET.replace("f'{dataset_root}/annotations/{i}.png'", "None"))])
+    dataset = manager.DATASETS["Ours"]([], str(tmp_path / "data"), "test")
+    assert "label" not in dataset[0] and dataset[0]["img"].shape == (3, 16, 32)
