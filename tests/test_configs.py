@@ -1,8 +1,12 @@
 """Every recipe of configs/ is checked whole; the numbers that make a recipe what it is are held here."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fake_data import SIZE
+from fake_layouts import AUG, LAYOUTS, TRAIN
 
 from paddleseg.cvlibs import builder
 from paddleseg.cvlibs.config import load_config
@@ -24,7 +28,7 @@ def load(path, *opts):
 
 @pytest.mark.parametrize("path", CONFIGS)
 def test_builds(path):
-    width = "model.mid_channels=16" if "encnet" in path else "model.channels=16"
+    width = "model.channels=16" if "fcn" in path else "model.mid_channels=16"
     config = load(path, "model.backbone.base_channels=8", width)
     model = builder.build_model(config)
     criteria = builder.build_criteria(config, model)
@@ -51,7 +55,8 @@ def test_learning_rates(path, first, last):
 def test_facts_of_the_recipes(path):
     config = load(path)
     assert (config["iters"], config["batch_size"], config["loss"]["coef"]) == (80000, 2, [1, 0.4, 0.2])
-    assert config["optimizer"] == {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4, "use_nesterov": False}
+    optimizer = {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4, "use_nesterov": False}
+    assert optimizer.items() <= config["optimizer"].items()
     model = config["model"]
     assert (model["num_codes"], model["mid_channels"], model["backbone"]["output_stride"]) == (32, 512, 8)
     backbone = model["backbone"]
@@ -62,6 +67,80 @@ def test_facts_of_the_recipes(path):
         MMSEG: ("ResNet101_v1c", [1, 1, 1], True, False, 256, 0.1, 0.1, False, False),
         ENCNET_PADDLE: ("ResNet101_vd", [1, 2, 4], False, False, 256, 0.0, 0.1, False, True),
         PADDLESEG: ("ResNet101_vd", [1, 1, 1], False, True, None, 0.0, 0.1, True, True)}[path]
+
+
+# data set: images a process, images an iteration, classes, crop, learning rate, weight decay
+OF_MMSEG = {"cityscapes": (2, 8, 19, None, 0.01, 5e-4), "ade20k": (4, 16, 150, [512, 512], 0.01, 5e-4),
+            "voc12aug": (4, 16, 21, [512, 512], 0.01, 5e-4), "pascal_context_59": (4, 16, 59, [480, 480], 0.004, 1e-4)}
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "encnet_r50_d8" in path or "encnet_r101_d8" in path])
+def test_facts_of_mmsegmentations_recipes(path):
+    depth, size, thousands, data = re.fullmatch(r".*_r(\d+)_d8_(\d+x\d+)_(\d+)k_(\w+)\.yml", path).groups()
+    config = load(path)
+    batch, effective, classes, crop, rate, decay = OF_MMSEG[data]
+    crop = crop or [int(side) for side in size.split("x")]
+    assert size == "x".join(map(str, crop)) and config["iters"] == 1000 * int(thousands)
+    assert (config["batch_size"], config["effective_batch"]) == (batch, effective)
+    assert config["optimizer"]["weight_decay"] == decay and builder.build_schedule(config)(0) == rate
+    assert builder.build_schedule(config)(config["iters"] - 1) == pytest.approx(1e-4)
+    model, backbone = config["model"], config["model"]["backbone"]
+    assert (model["num_classes"], backbone["type"]) == (classes, f"ResNet{depth}_v1c")
+    slides = config["test_config"]["is_slide"]
+    assert (model["align_corners"], slides) == (size == "769x769", size in ("769x769", "480x480"))
+    assert not slides or config["test_config"]["crop_size"] == crop
+    train = {item["type"]: item for item in config["train_dataset"]["transforms"]}
+    assert train["RandomCrop"]["crop_size"] == crop and train["Padding"]["target_size"] == crop[::-1]
+    assert train["RandomResize"]["ratio_range"] == [0.5, 2.0]
+    scales = [item["scale"] for item in config["val_dataset"]["transforms"] if item.get("ratio_range") == [1.0, 1.0]]
+    # images of Cityscapes have the scale 2048x1024 as they are
+    assert scales == ([] if size == "512x1024" else [train["RandomResize"]["scale"]])
+    names = [item["type"] for item in config["train_dataset"]["transforms"]]
+    assert (names.index("Padding") < names.index("Normalize")) == (data == "voc12aug")
+    assert config["train_dataset"].get("aug", False) == (data == "voc12aug")
+
+
+@pytest.mark.parametrize("name, path", [
+    ("ADE20K", "configs/encnet/encnet_r50_d8_512x512_80k_ade20k.yml"),
+    ("PascalVOC", "configs/encnet/encnet_r50_d8_512x512_20k_voc12aug.yml"),
+    ("PascalContext59", "configs/encnet/encnet_r50_d8_480x480_80k_pascal_context_59.yml")])
+def test_recipes_read_their_data_sets(name, path, tmp_path):
+    layout = LAYOUTS[name]
+    root = layout.make(tmp_path)
+    config = load(path, f"train_dataset.dataset_root={root}", f"val_dataset.dataset_root={root}")
+    rng = np.random.default_rng(0)
+    train, val = (builder.build_dataset(config, key) for key in ("train_dataset", "val_dataset"))
+    side = OF_MMSEG[path.rpartition("k_")[2][:-4]][3][0]
+    for index in range(len(train)):
+        sample = train.sample(index, rng)
+        assert sample["img"].shape == (3, side, side) and sample["label"].shape == (side, side)
+        assert set(np.unique(sample["label"])) <= {*layout.classes, 255}
+    sample = val.sample(0, rng)
+    long, short = config["val_dataset"]["transforms"][0]["scale"]
+    height = min(short, long * SIZE[0] // SIZE[1])
+    assert sample["img"].shape == (3, height, height * SIZE[1] // SIZE[0]) and sample["label"].shape == SIZE
+
+
+def test_paddlesegs_mode_trainaug_trains_with_aug(tmp_path):
+    layout = LAYOUTS["PascalVOC"]
+    config = load("configs/encnet/encnet_r50_d8_512x512_20k_voc12aug.yml", "train_dataset.mode=trainaug",
+                  "train_dataset.aug=False", f"train_dataset.dataset_root={layout.make(tmp_path)}")
+    assert len(builder.build_dataset(config, "train_dataset")) == len(TRAIN) + len(AUG)
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.startswith(("configs/encnet/", "configs/fcn/"))])
+def test_says_which_score_it_aims_at_and_its_source(path):
+    header = (ROOT / path).read_text().partition("train.py")[0]
+    assert re.search(r"\d\d\.\d+ mIoU", header)
+    assert re.search(r"\bconfigs/\w+/\w+\.(yaml|md)\b|segmentation\.rst|EncNet-Paddle", header)
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "encnet_r" in path])
+def test_pretrained_fits_the_backbone(path):
+    backbone = load_config(str(ROOT / path))["model"]["backbone"]
+    depth = re.match(r"ResNet(\d+)", backbone["type"]).group(1)
+    if backbone.get("pretrained"):
+        assert f"/resnet{depth}_v" in backbone["pretrained"]
 
 
 @pytest.mark.parametrize("path", [MMSEG, ENCNET_PADDLE, PADDLESEG])
@@ -156,3 +235,9 @@ def test_values_that_nothing_can_be_built_from(option):
     with pytest.raises(ConfigError):
         builder.build_optimizer(config, builder.build_model(config))
         builder.build_schedule(config)
+
+
+def test_a_data_set_that_contradicts_itself_is_named_with_its_recipe():
+    config = load("configs/quick_start/own_data.yml", "val_dataset.class_names=[background, disc]")
+    with pytest.raises(ConfigError, match=r"own_data\.yml: val_dataset: class_names: 2 names for num_classes 3"):
+        builder.build_dataset(config, "val_dataset")

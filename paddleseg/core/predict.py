@@ -13,16 +13,18 @@ import paddle
 import paddle.nn as nn
 from tqdm import tqdm
 
-from paddleseg.core.infer import InferOptions, predict_classes
+from paddleseg.core.infer import HUGE_PX, InferOptions, predict_classes, warn_of_huge
 from paddleseg.core.val import evaluation_mode
 from paddleseg.cvlibs.errors import DataError, RunError
+from paddleseg.datasets.cityscapes_server import server_name
 from paddleseg.transforms import Compose
-from paddleseg.transforms.image_io import write_png
-from paddleseg.utils import distributed
+from paddleseg.transforms.image_io import is_turned, write_png
+from paddleseg.utils import distributed, logger
 from paddleseg.utils.atomic import atomic_path
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 OUTPUTS = ("added_prediction", "pseudo_color_prediction", "label")
+SERVER_OUTPUT = "label_ids"
 _READ_AHEAD = 2  # images
 
 
@@ -56,7 +58,7 @@ def list_images(path: str) -> Tuple[List[str], str]:
 
 def _read_list(path: str) -> List[str]:
     root, images = os.path.dirname(path), []
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, 1):
             candidates = [line.strip(), line.split(",")[0].strip(), *line.split()[:1]]
             if not candidates[0]:
@@ -87,7 +89,8 @@ def result_names(images: Sequence[str], root: str) -> List[str]:
 
 
 def predict(model: nn.Layer, images: Sequence[str], root: str, transforms: Compose, palette: np.ndarray,
-            save_dir: str, options: Optional[InferOptions] = None, num_writers: int = 1) -> None:
+            save_dir: str, options: Optional[InferOptions] = None, num_writers: int = 1,
+            label_ids: Optional[np.ndarray] = None) -> None:
     """Write overlay, colour map and class indices of each image below `save_dir`; processes share the images.
 
     One thread reads ahead and others write behind, while this one computes; PNG files take longer than anything else
@@ -96,6 +99,8 @@ def predict(model: nn.Layer, images: Sequence[str], root: str, transforms: Compo
     Args:
         palette: uint8 (classes, 3), RGB.
         num_writers: threads that write.
+        label_ids: the id of each class at Cityscapes' server, uint8 (classes,); writes the ids too, by the names that
+            the server knows. None writes none.
 
     Raises:
         SegError: an image can't be read, or a result can't be written, which names the file; the results of all images
@@ -106,10 +111,17 @@ def predict(model: nn.Layer, images: Sequence[str], root: str, transforms: Compo
     jobs, writing = list(path_of.items())[distributed.rank()::distributed.world_size()], deque()
     with evaluation_mode(model), ThreadPoolExecutor(num_writers) as writers, \
             contextlib.closing(_read_ahead([path for _, path in jobs], transforms)) as samples:
-        for (name, _), (picture, sample) in zip(tqdm(jobs, desc="predicting", unit="image", file=sys.stderr), samples):
+        largest_px, knows_of_exif = HUGE_PX, False
+        for (name, path), (picture, sample) in zip(tqdm(jobs, desc="predicting", unit="image", file=sys.stderr),
+                                                   samples):
+            largest_px = warn_of_huge(path, sample["img"].shape[1:], largest_px, options)
+            if not knows_of_exif and is_turned(path):
+                knows_of_exif = True
+                logger.warning(f"{path} has an EXIF orientation, which isn't applied, to this image or another: the "
+                               "model sees it as it is stored; if that isn't upright, save the image turned")
             tensor = paddle.to_tensor(sample["img"][np.newaxis])
             pred = predict_classes(model, tensor, sample["trans_info"], options).numpy().astype(np.uint8)
-            writing.append(writers.submit(save_result, picture, name, pred, palette, save_dir))
+            writing.append(writers.submit(save_result, picture, name, pred, palette, save_dir, label_ids))
             if len(writing) > num_writers:
                 writing.popleft().result()
         while writing:
@@ -136,18 +148,24 @@ def _read_ahead(images: Sequence[str], transforms: Compose) -> Iterator[Tuple[np
         reader.shutdown(cancel_futures=True)
 
 
-def save_result(image: np.ndarray, name: str, pred: np.ndarray, palette: np.ndarray, save_dir: str) -> None:
-    """Write the three pictures of one prediction, each whole or not at all.
+def save_result(image: np.ndarray, name: str, pred: np.ndarray, palette: np.ndarray, save_dir: str,
+                label_ids: Optional[np.ndarray] = None) -> None:
+    """Write the pictures of one prediction, each whole or not at all.
 
     Args:
         image: uint8 (H, W, 3), RGB.
+        label_ids: of each class, uint8 (classes,); None writes none.
 
     Raises:
         RunError: one can't be written.
     """
     overlay = cv2.addWeighted(image, 0.6, palette[pred], 0.4, 0)
-    for output, picture, colors in zip(OUTPUTS, (overlay, pred, pred), (None, palette, None)):
-        target = os.path.join(save_dir, output, name)
+    files = [os.path.join(output, name) for output in OUTPUTS]
+    pictures = list(zip(files, (overlay, pred, pred), (None, palette, None)))
+    if label_ids is not None:
+        pictures.append((os.path.join(SERVER_OUTPUT, server_name(name)), label_ids[pred], None))
+    for file, picture, colors in pictures:
+        target = os.path.join(save_dir, file)
         try:
             with atomic_path(target) as temporary:
                 write_png(temporary, picture, palette=colors)

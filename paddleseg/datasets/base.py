@@ -13,9 +13,18 @@ import numpy as np
 from paddleseg.cvlibs.errors import ConfigError, DataError, LabelValueError, SizeMismatchError
 from paddleseg.datasets.cache import Cache
 from paddleseg.transforms import Compose
+from paddleseg.transforms.fast_png import START as PNG_START
 from paddleseg.transforms.image_io import read_image, read_label
 
 MODES = ("train", "val", "test")
+# Turns masks of colors or grey values into masks of class indices.
+INDEX_MASKS = "tools/index_masks.py"
+_FOREGROUND = f"if 255 is the foreground, make it class 1 by `python {INDEX_MASKS} MASKS LABELS --colors 0 255`"
+NO_FOREGROUND = f"so nothing but class 0 counts; {_FOREGROUND}"
+# What values above the last class may be, in a data set whose classes are its user's.
+OWN_CLASSES = (f"; if they are classes, num_classes must be above them; if they are grey values, {INDEX_MASKS} turns "
+               "them into classes")
+_JPEG_START = b"\xff\xd8\xff"
 
 
 @dataclass
@@ -24,19 +33,23 @@ class Listing:
 
     Attributes:
         pairs: [image, label] of each sample, or [image] where it has no label.
-        list_path: the list file that names them, or None.
-        line_numbers: of each pair in that list file.
+        lines: `list file:line` of each pair; empty where no list file names them.
         faults: one error per line or file that can't be used, in order.
     """
 
     pairs: List[List[str]] = field(default_factory=list)
-    list_path: Optional[str] = None
-    line_numbers: List[int] = field(default_factory=list)
+    lines: List[str] = field(default_factory=list)
     faults: List[DataError] = field(default_factory=list)
 
     def line_of(self, index: int) -> str:
         """`list file:line` of a sample, empty where no list file names it."""
-        return f"{self.list_path}:{self.line_numbers[index]}" if self.list_path else ""
+        return self.lines[index] if self.lines else ""
+
+    def extend(self, other: "Listing") -> None:
+        """Add what another list file names."""
+        self.pairs += other.pairs
+        self.lines += other.lines
+        self.faults += other.faults
 
     def raise_first_fault(self) -> None:
         """Raise the first fault, with the number of the others."""
@@ -70,8 +83,9 @@ def read_listing(list_path: str, root: str, mode: str,
         with open(list_path, encoding="utf-8-sig") as lines:
             text = lines.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{list_path}: can't be read as a list of files ({error})") from error
-    listing = Listing(list_path=list_path)
+        hint = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise DataError(f"{list_path}: can't be read as a list of files ({error}){hint}") from error
+    listing = Listing()
     for number, line in enumerate(text, 1):
         if not line.strip():
             continue
@@ -87,34 +101,62 @@ def read_listing(list_path: str, root: str, mode: str,
             listing.faults.append(DataError(f"{list_path}:{number} names {missing[0]}, which is not a file"))
             continue
         listing.pairs.append(pair)
-        listing.line_numbers.append(number)
+        listing.lines.append(f"{list_path}:{number}")
     if not listing.pairs and not listing.faults:
         raise DataError(f"{list_path} is empty; write it with tools/create_dataset_list.py")
     return listing
 
 
-def refuse_values(path: str, label: np.ndarray, legal: np.ndarray, meaning: str) -> None:
+def refuse_values(path: str, label: np.ndarray, legal: np.ndarray, meaning: str, remedy: str = "") -> None:
     """Raise a LabelValueError naming the values of `label` that are not legal.
 
     Args:
         label: (H, W) uint8.
         legal: (256,) bool.
         meaning: the legal values in words.
+        remedy: what may be wrong where the file doesn't tell.
     """
     if legal[label].all():
         return
     values = np.unique(label[~legal[label]]).tolist()
     shown = ", ".join(map(str, values[:10])) + (f", ... ({len(values)} values)" if len(values) > 10 else "")
-    raise LabelValueError(f"{path} holds {{{shown}}}; legal are {meaning}")
+    raise LabelValueError(f"{path} holds {{{shown}}}; legal are {meaning}{_way_out(path, values) or remedy}")
 
 
-def read_class_indices(path: str, num_classes: int, ignore_index: int) -> np.ndarray:
-    """Read a label whose values are classes or `ignore_index`; (H, W) uint8."""
+def _way_out(path: str, values: Sequence[int]) -> str:
+    """What the values are likely to be instead of classes, and what turns them into classes; empty if unknown."""
+    with open(path, "rb") as file:
+        header = file.read(26)
+    if header.startswith(_JPEG_START):
+        return "; JPEG blurs values, so save labels as PNG from the program that made them"
+    if header.startswith(PNG_START) and header[25:] == b"\3":  # color type
+        return f"; if the indices of its palette aren't classes, {INDEX_MASKS} turns its colors into classes"
+    if values == [255]:
+        return f"; {_FOREGROUND}"
+    return ""
+
+
+def read_indices_from_one(path: str, num_classes: int) -> np.ndarray:
+    """Read a label whose value 0 is no class and whose classes start at 1; (H, W) uint8, 0..num_classes - 1 and 255.
+
+    That is mmsegmentation's reduce_zero_label.
+    """
+    label = read_label(path)
+    table = np.full(256, 255, dtype=np.uint8)
+    table[1:num_classes + 1] = np.arange(num_classes)
+    legal = np.zeros(256, dtype=bool)
+    legal[:num_classes + 1] = legal[255] = True
+    refuse_values(path, label, legal, f"0 (no class), 1..{num_classes} and 255 (ignored)")
+    return table[label]
+
+
+def read_class_indices(path: str, num_classes: int, ignore_index: int, remedy: str = "") -> np.ndarray:
+    """Read a label whose values are classes or `ignore_index`; (H, W) uint8. For `remedy` see `refuse_values`."""
     label = read_label(path)
     legal = np.zeros(256, dtype=bool)
     legal[:num_classes] = True
     legal[ignore_index] = True
-    refuse_values(path, label, legal, f"0..{num_classes - 1} and {ignore_index} (ignored)")
+    refuse_values(path, label, legal, f"0..{num_classes - 1} and {ignore_index} (ignored)", remedy)
     return label
 
 
@@ -131,8 +173,12 @@ def read_pair(pair: Sequence[str], label_reader: Callable[[str], np.ndarray]
     label = label_reader(pair[1])
     if label.shape != image.shape[:2]:
         sizes = [f"{height}x{width}" for height, width in (image.shape[:2], label.shape)]
+        hint = "write both at one size"
+        if label.shape == image.shape[1::-1]:
+            hint = ("an EXIF orientation, by which the image may have been shown when it was labelled, isn't applied: "
+                    "save the image turned")
         raise SizeMismatchError(f"{pair[0]} is {sizes[0]} (height x width) but its label {pair[1]} is "
-                                f"{sizes[1]}; write both at one size")
+                                f"{sizes[1]}; {hint}")
     return image, label
 
 
@@ -195,7 +241,7 @@ class BaseDataset:
 
     def read_label(self, path: str) -> np.ndarray:
         """The label in `path` as (H, W) uint8 classes, its values checked."""
-        return read_class_indices(path, self.num_classes, self.ignore_index)
+        return read_class_indices(path, self.num_classes, self.ignore_index, OWN_CLASSES)
 
     def read_files(self, pair: Sequence[str], line: str = "") -> Tuple[np.ndarray, Optional[np.ndarray]]:
         """Image and label from their files, as `read_pair`; errors name the line of the list."""

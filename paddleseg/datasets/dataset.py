@@ -1,13 +1,19 @@
 """A data set of one's own: a list file for each split."""
 
+import contextlib
+import logging
 import os
 from functools import partial
 from typing import List, Optional, Sequence
 
+import numpy as np
+
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError, DataError
-from paddleseg.datasets.base import BaseDataset, Listing, parse_mode, read_listing
+from paddleseg.datasets.base import NO_FOREGROUND, BaseDataset, Listing, parse_mode, read_listing
 from paddleseg.utils.palette import color_map
+
+_LOOKED_AT = 4  # labels
 
 
 def split_line(separator: str, line: str) -> List[str]:
@@ -15,13 +21,21 @@ def split_line(separator: str, line: str) -> List[str]:
     items = line.split(separator if separator.strip() else None)
     items = [item.strip() for item in items if item.strip()]
     if len(items) > 2:
-        raise ValueError(f"splits into {len(items)} paths at separator {separator!r}; where paths hold "
-                         f'blanks, separate them by a comma and set separator: ",": {line}')
+        other = '"|"' if separator.strip() else '","'
+        raise ValueError(f"splits into {len(items)} paths at separator {separator!r}; where paths hold it themselves, "
+                         f"write another one between them and set separator: {other}: {line}")
     if len(items) == 1 and not separator.strip() and "," in line:
         raise ValueError(f'has a comma but no blank; set separator: ",": {line}')
+    if len(items) == 1 and separator.strip() and _is_pair(line.split()):
+        raise ValueError(f'has a blank but no {separator!r}; set separator: " ": {line}')
     if not items:
         raise ValueError(f"names no file: {line}")
     return items
+
+
+def _is_pair(parts: Sequence[str]) -> bool:
+    """Whether these are likely to be the names of two files."""
+    return len(parts) == 2 and all(os.path.splitext(part)[1] for part in parts)
 
 
 def find_listed(root: str, mode: str, list_path: Optional[str], separator: str) -> Listing:
@@ -45,6 +59,24 @@ def find_listed(root: str, mode: str, list_path: Optional[str], separator: str) 
     if not separator:
         raise ConfigError('separator is empty; give what stands between image and label, like "," or " "')
     return read_listing(list_path, root, mode, partial(split_line, separator))
+
+
+def name_classes(num_classes: int, ignore_index: int, class_names: Optional[Sequence[str]]) -> List[str]:
+    """The given names of the classes, by default their numbers.
+
+    Raises:
+        ConfigError: a value doesn't fit into a label of 8 bits, or there are more or fewer names than classes.
+    """
+    if not 1 <= num_classes <= 256:
+        raise ConfigError(f"num_classes: {num_classes} is not within 1..256: labels have 8 bits")
+    if not 0 <= ignore_index <= 255:
+        raise ConfigError(f"ignore_index: {ignore_index} is not within 0..255: labels have 8 bits")
+    if class_names is None:
+        return [str(index) for index in range(num_classes)]
+    if len(class_names) != num_classes:
+        raise ConfigError(f"class_names: {len(class_names)} names for num_classes {num_classes}; name each class, the "
+                          "background among them")
+    return list(class_names)
 
 
 @manager.DATASETS.add_component
@@ -75,20 +107,31 @@ class Dataset(BaseDataset):
                  test_path: Optional[str] = None, separator: str = " ", ignore_index: int = 255,
                  img_channels: int = 3, class_names: Optional[Sequence[str]] = None, cache: Optional[str] = None):
         mode = parse_mode(mode)
-        if not 1 <= num_classes <= 256:
-            raise ConfigError(f"num_classes: {num_classes} is not within 1..256: labels have 8 bits")
-        if not 0 <= ignore_index <= 255:
-            raise ConfigError(f"ignore_index: {ignore_index} is not within 0..255: labels have 8 bits")
+        names = name_classes(num_classes, ignore_index, class_names)
         if img_channels != 3:
             raise ConfigError(f"img_channels: {img_channels} is not offered; set 3: grey images are read as "
                               "three equal channels")
-        if class_names is not None and len(class_names) != num_classes:
-            raise ConfigError(f"class_names: {len(class_names)} names for num_classes {num_classes}")
         list_path = {"train": train_path, "val": val_path, "test": test_path}[mode]
         self.adopt(find_listed(dataset_root, mode, list_path, separator), transforms, mode)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.img_channels = img_channels
-        self.class_names = list(class_names) if class_names else [str(index) for index in range(num_classes)]
+        self.class_names = names
         self.palette = color_map(num_classes)
         self.use_cache(cache, dataset_root)
+        if mode != "test" and self.ignore_index == 255 and num_classes > 1:
+            self.warn_of_masks()
+
+    def warn_of_masks(self) -> None:
+        """Say so if the first labels hold 0 and 255 alone: as masks of two classes they teach and test nothing.
+
+        Nothing else of the labels is checked here; a faulty one is an error when it is read.
+        """
+        held = set()
+        for pair in self.file_list[:_LOOKED_AT]:
+            with contextlib.suppress(DataError):
+                held.update(np.unique(self.read_label(pair[1])).tolist())
+        if held == {0, 255}:
+            logging.getLogger("paddleseg").warning(
+                "%s: the first labels of %s hold 0 and 255 alone; 255 is ignored, %s", self.file_list[0][1], self.mode,
+                NO_FOREGROUND)

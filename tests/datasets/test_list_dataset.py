@@ -52,6 +52,24 @@ def test_paths_with_blanks(root):
     assert (build(root, separator=",")[0]["label"] == 2).all()
     with pytest.raises(DataError, match=r"train\.txt:1 splits into 5 paths .* set separator: \",\""):
         build(root)
+    (root / "train.txt").write_text("a,b.png,a,b.png\n")
+    with pytest.raises(DataError, match=r"splits into 4 paths at separator ','; .* set separator: \"\|\""):
+        build(root, separator=",")
+
+
+def test_blank_list_read_with_comma_separator(root):
+    with pytest.raises(DataError, match=r"train\.txt:1 has a blank but no ','; set separator: \" \": images/0"):
+        build(root, separator=",")
+    write_image(root / "my image.png")
+    (root / "test.txt").write_text("my image.png\n")
+    dataset = build(root, separator=",", mode="test", test_path=str(root / "test.txt"))
+    assert dataset.file_list == [[str(root / "my image.png")]]
+
+
+def test_list_in_another_encoding(root):
+    (root / "train.txt").write_bytes("images/ä.png annotations/ä.png\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"train\.txt: can't be read as a list .*; save it as UTF-8$"):
+        build(root)
 
 
 def test_comma_list_read_with_blank_separator(root):
@@ -112,7 +130,7 @@ def test_label_values(root):
     ({"ignore_index": 256}, "ignore_index: 256 is not within"),
     ({"ignore_index": -1}, "ignore_index: -1 is not within"),
     ({"img_channels": 1}, "img_channels: 1 is not offered; set 3"),
-    ({"class_names": ["a"]}, "class_names: 1 names for num_classes 3"),
+    ({"class_names": ["a"]}, "class_names: 1 names for num_classes 3; name each class"),
     ({"separator": ""}, "separator is empty"),
 ])
 def test_wrong_arguments(root, changes, expected):

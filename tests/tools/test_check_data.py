@@ -1,9 +1,14 @@
+import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from fake_data import image_path, label_path, make_cityscapes, make_lists, write_image, write_label
+from fake_layouts import AUG, LAYOUTS, TRAIN, VAL
+from PIL import Image
 
 from tools.check_data import main
 
@@ -112,11 +117,64 @@ def test_custom(tmp_path, capsys):
     assert "images (height x width): 3 of 16x32, 1 of 8x8\n" in said.out and said.err == ""
     assert custom(root, "--num_classes", "2") == 1
     said = capsys.readouterr().err
-    assert f"2.png holds {{2}}; legal are 0..1 and 255 (ignored) ({root / 'train.txt'}:3)" in said
+    assert "2.png holds {2}; legal are 0..1 and 255 (ignored); if they are classes, num_classes must" in said
+    assert f"turns them into classes ({root / 'train.txt'}:3)\n" in said
     assert custom(root, "--num_classes", "4", "--ignore_index", "2") == 0
     said = capsys.readouterr()
     assert "2" not in rows(said.out) and "(ignored, 2)" in rows(said.out)
     assert said.err == "warning: train: never occurs: 3\n"
+
+
+def weights_of(said):
+    """What the YAML line has, and the splits that the line before the table names."""
+    *_, last = said.splitlines()
+    heading = next(line for line in said.splitlines() if line.startswith("weights by the labels of "))
+    (loss,) = yaml.safe_load(last)
+    assert loss["type"] == "CrossEntropyLoss"
+    return loss["weight"], heading.removeprefix("weights by the labels of ").rstrip(":")
+
+
+def test_class_weights_are_of_the_labelled_pixels_of_training(tmp_path, capsys):
+    root = make_lists(tmp_path)
+    write_label(root / "annotations/3.png", (1, 255))
+    for index, values in ((0, (0,)), (1, (1,)), (2, (1, 255))):
+        write_label(root / f"annotations/{index}.png", values)
+    write_label(root / "annotations/val.png", (2,))
+    (root / "val.txt").write_text("images/0.png annotations/val.png\n")
+    assert custom(root, "--val_path", str(root / "val.txt"), "--num_classes", "3", "--class_weights") == 0
+    weights, splits = weights_of(capsys.readouterr().out)
+    expected = [1 / math.log(1.02 + share) for share in (1 / 3, 2 / 3, 0)]
+    assert weights == pytest.approx(expected, abs=6e-4) and splits == "train"
+    assert custom(root, "--num_classes", "3", "--ignore_index", "1", "--class_weights") == 1  # 255 is illegal then
+    assert "no class weights, as faulty labels don't count" in capsys.readouterr().err
+    for index in (2, 3):
+        write_label(root / f"annotations/{index}.png", (1, 2))
+    assert custom(root, "--num_classes", "3", "--ignore_index", "1", "--class_weights") == 0
+    assert weights_of(capsys.readouterr().out)[0] == pytest.approx(
+        [1 / math.log(1.52), 1 / math.log(1.02), 1 / math.log(1.52)], abs=6e-4)
+
+
+def test_class_weights_of_voc_count_aug(tmp_path, capsys):
+    root = LAYOUTS["PascalVOC"].make(tmp_path)
+    for name in AUG:
+        write_label(root / f"SegmentationClassAug/{name}.png", (20,))
+    assert main([str(root), "--type", "voc", "--class_weights"]) == 0
+    weights, splits = weights_of(capsys.readouterr().out)
+    share = len(AUG) / (len(AUG) + len(TRAIN) * 3 / 4)
+    assert weights[20] == pytest.approx(1 / math.log(1.02 + share), abs=6e-4) and splits == "train and aug"
+
+
+@pytest.mark.parametrize("values", [(255,), None])
+def test_class_weights_of_nothing(root, values, capsys):
+    make = (lambda path: path.unlink()) if values is None else (lambda path: write_label(path, values))
+    for path in (root / "gtFine/train").rglob("*.png"):
+        make(path)
+    if values is None:
+        shutil.rmtree(root / "leftImg8bit/train")
+    assert main([str(root), "--class_weights"]) == 1
+    said = capsys.readouterr()
+    assert "DataError: --class_weights: no label of a training split holds a class" in said.err
+    assert "weight" not in said.out
 
 
 def test_masks_of_0_and_255(tmp_path, capsys):
@@ -125,14 +183,14 @@ def test_masks_of_0_and_255(tmp_path, capsys):
         write_label(root / f"annotations/{index}.png", (0, 255))
     assert custom(root, "--num_classes", "2") == 0
     said = capsys.readouterr().err
-    assert "warning: train: the labels hold 0 and 255 alone" in said and "save their foreground as 1" in said
+    assert "warning: train: the labels hold 0 and 255 alone" in said and "--colors 0 255`" in said
 
 
 @pytest.mark.parametrize("flags, expected", [
     (["--type", "custom", "--train_path", "x"], "--num_classes is missing"),
     (["--type", "custom", "--num_classes", "2"], "--type custom needs a list file: --train_path"),
     (["--type", "custom", "--num_classes", "2", "--train_path", "x"], "train_path: x is not a file"),
-    (["--type", "custom", "--num_classes", "2", "--class_names", "a"], "--class_names: 1 names for --num_cl"),
+    (["--type", "custom", "--num_classes", "2", "--class_names", "a"], "class_names: 1 names for num_classes 2"),
     (["--num_classes", "2", "--val_path", "x"], "--val_path, --num_classes: only for --type custom"),
     (["--num_workers", "-1"], "--num_workers -1 is below 0"),
 ])
@@ -162,11 +220,11 @@ def test_runs_as_a_script_from_anywhere(root):
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--num_classes", "0"], "--num_classes 0 is not within 1..256"),
-    (["--num_classes", "-3"], "--num_classes -3 is not within 1..256"),
-    (["--num_classes", "257"], "--num_classes 257 is not within 1..256"),
-    (["--num_classes", "3", "--ignore_index", "256"], "--ignore_index 256 is not within 0..255"),
-    (["--num_classes", "3", "--ignore_index", "-1"], "--ignore_index -1 is not within 0..255")])
+    (["--num_classes", "0"], "num_classes: 0 is not within 1..256"),
+    (["--num_classes", "-3"], "num_classes: -3 is not within 1..256"),
+    (["--num_classes", "257"], "num_classes: 257 is not within 1..256"),
+    (["--num_classes", "3", "--ignore_index", "256"], "ignore_index: 256 is not within 0..255"),
+    (["--num_classes", "3", "--ignore_index", "-1"], "ignore_index: -1 is not within 0..255")])
 def test_numbers_that_no_label_holds(tmp_path, capsys, flags, message):
     assert custom(make_lists(tmp_path), *flags) == 2
     assert message in capsys.readouterr().err
@@ -180,3 +238,50 @@ def test_control_characters_of_a_list_stay_off_the_terminal(tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"{root / 'train.txt'}:5 names {root}/?[2J?.png, which is not a file\n" in said
     assert said.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("name", list(LAYOUTS))
+def test_public_data_sets(tmp_path, name, capsys):
+    layout = LAYOUTS[name]
+    root = layout.make(tmp_path)
+    assert main([str(root), "--type", layout.check_type]) == 0
+    said = capsys.readouterr()
+    assert f"train: {len(TRAIN)} samples, 0 faults" in said.out and f"val: {len(VAL)} samples, 0 faults" in said.out
+    assert rows(said.out)[layout.first_name][1] == ["256", "25.000%", str(len(VAL))]
+    ignored = layout.classes.count(255)
+    assert rows(said.out)["(ignored, 255)"][1] == [str(256 * ignored), f"{25 * ignored}.000%", str(len(VAL))]
+    assert ("test: 1 samples" in said.out) == (name in ("ADE20K", "PascalVOC"))
+    assert (f"aug: {len(AUG)} samples" in said.out) == (name == "PascalVOC")
+    label = next(path for path in root.rglob("*.png") if path.stem == "d")
+    write_label(label, (layout.num_classes + 1,))
+    assert main([str(root), "--type", layout.check_type]) == 1
+    assert f"{label} holds {{{layout.num_classes + 1}}}; legal are" in capsys.readouterr().err
+    assert main([str(root), "--type", layout.check_type, "--num_classes", "3"]) == 2
+    assert f"--num_classes: only for --type custom; {layout.check_type} has its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", list(LAYOUTS))
+def test_public_data_sets_that_are_not_there(tmp_path, name, capsys):
+    assert main([str(tmp_path), "--type", LAYOUTS[name].check_type]) == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path} has no folder" in said and "unpack" in said
+
+
+def test_aug_that_holds_images_of_val(tmp_path, capsys):
+    root = LAYOUTS["PascalVOC"].make(tmp_path)
+    (root / "ImageSets/Segmentation/aug.txt").write_text("d\ng\n")
+    write_label(root / "SegmentationClassAug/d.png")
+    assert main([str(root), "--type", "voc"]) == 0
+    assert "warning: 1 images are in both aug and val, such as " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("orientation, warned", [(1, False), (6, True), (None, False)])
+def test_images_that_exif_turns(tmp_path, orientation, warned, capsys):
+    root = make_lists(tmp_path)
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    Image.new("RGB", (32, 16)).save(root / "images/1.png", format="JPEG", exif=exif)
+    assert custom(root, "--num_classes", "3") == 0
+    expected = f"warning: train: 1 images, such as {root}/images/1.png, have an EXIF orientation, which isn't applied"
+    assert (expected in capsys.readouterr().err) == warned

@@ -126,6 +126,32 @@ def test_custom_split_that_needs_labels(custom, capsys, split):
     assert f"_rgb.png has no label masks/{split}/" in capsys.readouterr().err and names(custom) == []
 
 
+def test_capitals_of_an_ending_do_not_count(tmp_path, capsys):
+    for folder, kind in (("images", "JPG"), ("images", "Jpg"), ("annotations", "PNG")):
+        name = "b" if kind == "Jpg" else "a"
+        (write_image if folder == "images" else write_label)(tmp_path / folder / "train" / f"{name}.{kind}")
+    write_label(tmp_path / "annotations/train/b.png")
+    assert main([str(tmp_path)]) == 0
+    listed = (tmp_path / "train.txt").read_text()
+    assert listed == ("images/train/a.JPG annotations/train/a.PNG\nimages/train/b.Jpg annotations/train/b.png\n")
+    write_image(tmp_path / "images/train/a.jpg")
+    capsys.readouterr()
+    assert main([str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "images/train/a.JPG and images/train/a.jpg differ by capitals alone; rename one\n" in said
+
+
+def test_endings_that_fit_nothing(tmp_path, capsys):
+    write_image(tmp_path / "images/train/a.png")
+    write_label(tmp_path / "annotations/train/a.png")
+    assert main([str(tmp_path)]) == 1
+    assert "if no names fit, say their endings, such as --format png png" in capsys.readouterr().err
+    write_image(tmp_path / "images/train/b.jpg")
+    write_label(tmp_path / "annotations/train/b.png")
+    assert main([str(tmp_path)]) == 1
+    assert "--format" not in capsys.readouterr().err
+
+
 def test_custom_label_without_image(custom, capsys):
     write_label(custom / "masks/train/five_id.png")
     assert main([str(custom), *CUSTOM]) == 1
@@ -174,3 +200,65 @@ def test_blanks_in_names_need_another_separator(custom, capsys):
     dataset = Dataset([], str(custom), 2, train_path=str(custom / "train.txt"), separator=",")
     assert dataset.file_list[1] == [str(custom / "my photos/train/two_rgb.png"),
                                     str(custom / "masks/train/two_id.png")]
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """Thirty images and masks in no split's folder, some names with blanks and letters beyond ASCII."""
+    for index in range(30):
+        name = f"{index} ä" if index % 3 == 0 else f"{index}"
+        write_image(tmp_path / "images" / f"{name}.jpg", index)
+        write_label(tmp_path / "annotations" / f"{name}.png")
+    return tmp_path
+
+
+def listed(root):
+    return {name: (root / f"{name}.txt").read_text(encoding="utf-8").splitlines() for name in ("train", "val")}
+
+
+def test_val_share_divides_images_without_folders_of_splits(flat):
+    assert main([str(flat), "--val_share", "0.2", "--separator", ","]) == 0
+    assert names(flat) == ["train.txt", "val.txt"]
+    first = listed(flat)
+    assert (len(first["train"]), len(first["val"])) == (24, 6) and not set(first["train"]) & set(first["val"])
+    assert "images/0 ä.jpg,annotations/0 ä.png" in first["train"] + first["val"]
+    for mode in first:
+        paths = {f"{mode}_path": str(flat / f"{mode}.txt")}
+        assert len(Dataset([], str(flat), 2, mode=mode, separator=",", **paths)) == len(first[mode])
+    assert main([str(flat), "--val_share", "0.2", "--separator", ","]) == 0
+    assert listed(flat) == first
+    for index in range(30, 35):
+        write_image(flat / "images" / f"{index}.jpg")
+        write_label(flat / "annotations" / f"{index}.png")
+    assert main([str(flat), "--val_share", "0.2", "--separator", ","]) == 0
+    assert len(set(listed(flat)["val"]) & set(first["val"])) >= 4
+
+
+def test_val_share_finds_unpaired_files(flat, capsys):
+    (flat / "annotations/1.png").unlink()
+    assert main([str(flat), "--val_share", "0.2", "--separator", ","]) == 1
+    assert "images/1.jpg has no label annotations/1.png" in capsys.readouterr().err and names(flat) == []
+    for path in (flat / "annotations").iterdir():
+        path.unlink()
+    assert main([str(flat), "--val_share", "0.2", "--separator", ","]) == 1
+    assert "30 files are unpaired" in capsys.readouterr().err and names(flat) == []
+
+
+@pytest.mark.parametrize("flags, expected", [
+    (["--val_share", "0"], "--val_share 0 is not between 0 and 1"),
+    (["--val_share", "1.5"], "--val_share 1.5 is not between 0 and 1"),
+    (["--val_share", "0.01"], "--val_share 0.01 of 30 images leaves train or val empty"),
+    (["--val_share", "0.2", "--second_folder", "train"], "leave out --second_folder"),
+    (["--val_share", "0.2", "--type", "cityscapes"], "--val_share: only for --type custom"),
+])
+def test_wrong_val_share(flat, flags, expected, capsys):
+    assert main([str(flat), "--separator", ",", *flags]) == 2
+    assert expected in capsys.readouterr().err and names(flat) == []
+
+
+def test_val_share_and_folders_of_splits(flat, capsys):
+    assert main([str(flat), "--separator", ","]) == 1
+    assert "images in no folder of a split are divided by --val_share" in capsys.readouterr().err
+    (flat / "images/val").mkdir()
+    assert main([str(flat), "--separator", ",", "--val_share", "0.2"]) == 2
+    assert "images/val is a split already" in capsys.readouterr().err

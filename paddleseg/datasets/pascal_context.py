@@ -1,0 +1,132 @@
+"""PASCAL Context: all pixels of PASCAL VOC 2010's training images, labelled.
+
+    <root>/JPEGImages/<name>.jpg
+    <root>/SegmentationClassContext/<name>.png             0 is the background, 1..59 are the classes
+    <root>/ImageSets/SegmentationContext/{train,val}.txt   a name a line
+
+<root> may also be the folder that holds all this as VOC2010, such as VOCdevkit. Labels and lists are made from
+trainval_merged.json by mmsegmentation's tools/dataset_converters/pascal_context.py. What PaddleSeg's
+tools/data/convert_voc2010.py makes is read too: Context/<name>.png and ImageSets/Segmentation/{train,val}_context.txt.
+"""
+
+import os
+from typing import Optional, Sequence
+
+import numpy as np
+
+from paddleseg.cvlibs import manager
+from paddleseg.cvlibs.errors import DataError
+from paddleseg.datasets.base import BaseDataset, Listing, parse_mode, read_class_indices, read_indices_from_one
+from paddleseg.datasets.pascal_voc import devkit_folder, read_names
+from paddleseg.utils.palette import color_map
+
+# folder of labels -> the list of a mode, of mmsegmentation and of PaddleSeg
+LAYOUTS = {"SegmentationClassContext": "ImageSets/SegmentationContext/{}.txt",
+           "Context": "ImageSets/Segmentation/{}_context.txt"}
+RELEASE = "VOC2010"
+NUM_CLASSES, IGNORE_INDEX = 60, 255
+CLASS_NAMES = ("background aeroplane bag bed bedclothes bench bicycle bird boat book bottle building bus cabinet car "
+               "cat ceiling chair cloth computer cow cup curtain dog door fence floor flower food grass ground horse "
+               "keyboard light motorbike mountain mouse person plate platform pottedplant road rock sheep shelves "
+               "sidewalk sign sky snow sofa table track train tree truck tvmonitor wall water window wood").split()
+
+
+def list_path_of(folder: str, mode: str) -> str:
+    """The list file of a mode, whether or not it exists."""
+    return os.path.join(folder, LAYOUTS[label_folder_of(folder)].format(mode))
+
+
+def label_folder_of(folder: str) -> str:
+    """The folder of labels that exists.
+
+    Raises:
+        DataError: none does.
+    """
+    for name in LAYOUTS:
+        if os.path.isdir(os.path.join(folder, name)):
+            return name
+    raise DataError(f"{folder} has no folder {' or '.join(LAYOUTS)}; mmsegmentation's "
+                    "tools/dataset_converters/pascal_context.py makes it from trainval_merged.json")
+
+
+def find_pascal_context(root: str, mode: str) -> Listing:
+    """List a split from its list file; in mode "test" images alone.
+
+    Raises:
+        DataError: a folder or list file is missing or can't be read.
+    """
+    folder = devkit_folder(root, RELEASE)
+    return read_names(folder, list_path_of(folder, mode), label_folder_of(folder), mode)
+
+
+def read_context_label(path: str) -> np.ndarray:
+    """Read a label as (H, W) uint8, classes 0..59, 0 for the background, and 255."""
+    return read_class_indices(path, NUM_CLASSES, IGNORE_INDEX)
+
+
+def read_context59_label(path: str) -> np.ndarray:
+    """Read a label as (H, W) uint8, classes 0..58, and 255 for the background."""
+    return read_indices_from_one(path, NUM_CLASSES - 1)
+
+
+@manager.DATASETS.add_component
+class PascalContext(BaseDataset):
+    """PASCAL Context, 59 classes and the background.
+
+    Mottaghi et al., "The Role of Context for Object Detection and Semantic Segmentation in the Wild", CVPR 2014.
+
+    Args:
+        transforms: applied to each sample in order.
+        dataset_root: VOCdevkit/VOC2010, or VOCdevkit.
+        mode: "train", "val" or "test" (images only).
+        cache: the folder in which tools/cache_dataset.py has decoded the files; None reads the files.
+
+    Raises:
+        ConfigError: mode is none of the three.
+        DataError: a folder, a list, an image or a label is missing, or the cache can't be used.
+    """
+
+    NUM_CLASSES = NUM_CLASSES
+    IGNORE_INDEX = IGNORE_INDEX
+    IMG_CHANNELS = 3
+
+    def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
+        mode = parse_mode(mode)
+        self.adopt(find_pascal_context(dataset_root, mode), transforms, mode)
+        self.num_classes = self.NUM_CLASSES
+        self.ignore_index = self.IGNORE_INDEX
+        self.class_names = list(CLASS_NAMES)
+        self.palette = color_map(self.NUM_CLASSES)
+        self.use_cache(cache, dataset_root)
+
+    def read_label(self, path: str) -> np.ndarray:
+        return read_context_label(path)
+
+
+@manager.DATASETS.add_component
+class PascalContext59(BaseDataset):
+    """PASCAL Context without its background, which is ignored: 59 classes.
+
+    Files, arguments and errors are those of PascalContext.
+    """
+
+    NUM_CLASSES = NUM_CLASSES - 1
+    IGNORE_INDEX = IGNORE_INDEX
+    IMG_CHANNELS = 3
+
+    def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
+        mode = parse_mode(mode)
+        self.adopt(find_pascal_context(dataset_root, mode), transforms, mode)
+        self.num_classes = self.NUM_CLASSES
+        self.ignore_index = self.IGNORE_INDEX
+        self.class_names = CLASS_NAMES[1:]
+        self.palette = self.colors()
+        self.use_cache(cache, dataset_root)
+
+    @staticmethod
+    def colors() -> np.ndarray:
+        """Those of the same classes in PascalContext, RGB uint8 (59, 3)."""
+        return color_map(NUM_CLASSES)[1:]
+
+    def read_label(self, path: str) -> np.ndarray:
+        return read_context59_label(path)

@@ -1,0 +1,117 @@
+"""Masks that aren't class indices, and images that EXIF turns: each message says the way out."""
+
+import logging
+
+import numpy as np
+import pytest
+from fake_data import make_lists, write_image, write_label
+from PIL import Image
+
+from paddleseg.cvlibs.errors import ImageReadError, LabelValueError, SizeMismatchError
+from paddleseg.datasets import Dataset
+from paddleseg.transforms import Normalize, Padding, RandomCrop, RandomPaddingCrop
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_lists(tmp_path / "eigene Bilder ä", separator=",")
+
+
+def build(root, **changes):
+    return Dataset(**{"transforms": [], "dataset_root": str(root), "num_classes": 2, "separator": ",",
+                      "train_path": str(root / "train.txt"), **changes})
+
+
+def write_palette(path, indices):
+    """A palette picture of stripes of these indices."""
+    write_label(path, indices)
+    picture = Image.open(path)
+    picture.putpalette(list(range(60)))
+    picture.save(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_masks_of_colors(root, mode):
+    Image.new("RGB", (32, 16), (255, 0, 0)).convert(mode).save(root / "annotations/0.png")
+    with pytest.raises(ImageReadError, match=rf"annotations/0\.png is a picture of mode {mode}.*train\.txt:1\)$"):
+        build(root)[0]
+
+
+def test_palette_pictures_whose_indices_are_no_classes(root):
+    write_palette(root / "annotations/0.png", (1, 7, 8))
+    with pytest.raises(LabelValueError, match=r"0\.png holds \{7, 8\}; .* if the indices of its palette aren't "
+                                              r"classes, tools/index_masks\.py turns its colors into classes"):
+        build(root)[0]
+
+
+def test_palette_pictures_of_class_indices_are_read(root):
+    write_palette(root / "annotations/0.png", (1, 0, 255))
+    assert np.unique(build(root)[0]["label"]).tolist() == [0, 1, 255]
+
+
+def test_labels_that_jpeg_blurred(root):
+    noise = np.random.default_rng(0).integers(0, 2, (16, 32), dtype=np.uint8) * 200
+    Image.fromarray(noise).save(root / "annotations/0.png", format="JPEG")
+    with pytest.raises(LabelValueError, match=r"0\.png holds .*values\)\}; legal are .*; JPEG blurs values, so save"):
+        build(root)[0]
+
+
+def test_masks_of_0_and_255_with_255_as_a_class(root):
+    write_label(root / "annotations/0.png", (0, 255))
+    expected = (r"holds \{255\}; legal are 0\.\.1 and 9 .*if 255 is the foreground, make it class 1 by "
+                r"`python tools/index_masks\.py MASKS LABELS --colors 0 255`")
+    with pytest.raises(LabelValueError, match=expected):
+        build(root, ignore_index=9)[0]
+
+
+@pytest.mark.parametrize("values, way_out", [
+    ((1, 2), r"\{2\}; legal are .*; if they are classes, num_classes must be above them; if they are grey values, "),
+    ((0, 128), "if they are grey values, tools/index_masks.py turns them into classes"),
+    ((0, 2, 255), "num_classes must be above them")])
+def test_values_above_the_last_class(root, values, way_out):
+    write_label(root / "annotations/0.png", values)
+    with pytest.raises(LabelValueError, match=way_out):
+        build(root)[0]
+
+
+@pytest.mark.parametrize("mode", ["train", "val"])
+@pytest.mark.parametrize("values, changes, warned", [
+    ((0, 255), {}, True), ((0, 255), {"num_classes": 5}, True), ((0, 1, 255), {}, False), ((0,), {}, False),
+    ((0, 255), {"num_classes": 1}, False), ((0, 255), {"ignore_index": 7}, False)])
+def test_masks_of_0_and_255_alone_are_warned_of(root, values, changes, warned, mode, caplog, monkeypatch):
+    for index in range(4):
+        write_label(root / f"annotations/{index}.png", values)
+    monkeypatch.setattr(logging.getLogger("paddleseg"), "propagate", True)
+    with caplog.at_level(logging.WARNING, "paddleseg"):
+        build(root, mode=mode, val_path=str(root / "train.txt"), **changes)
+    assert (f"of {mode} hold 0 and 255 alone; 255 is ignored, so nothing but class 0 counts" in caplog.text) == warned
+    assert ("--colors 0 255`" in caplog.text) == warned
+
+
+def test_a_faulty_label_is_no_error_before_it_is_read(root):
+    (root / "annotations/0.png").write_bytes(b"")
+    dataset = build(root)
+    with pytest.raises(ImageReadError, match=r"0\.png is empty \(0 bytes\)"):
+        dataset[0]
+
+
+def test_a_label_drawn_on_the_turned_image(root):
+    write_label(root / "annotations/1.png", (0, 1), size=(32, 16))
+    with pytest.raises(SizeMismatchError, match=r"1\.png is 16x32 .* is 32x16; an EXIF .*save the image turned"):
+        build(root)[1]
+    write_label(root / "annotations/1.png", (0, 1), size=(30, 16))
+    with pytest.raises(SizeMismatchError, match="is 30x16; write both at one size"):
+        build(root)[1]
+
+
+@pytest.mark.parametrize("transforms", [
+    [RandomPaddingCrop([24, 20])], [RandomCrop([20, 24]), Normalize(), Padding([24, 20], 0)]])
+def test_images_smaller_than_the_crop_are_padded_and_the_padding_ignored(root, transforms):
+    write_image(root / "images/1.png", size=(7, 9))
+    write_label(root / "annotations/1.png", (1,), size=(7, 9))
+    write_image(root / "images/2.png", size=(40, 50))
+    write_label(root / "annotations/2.png", (1,), size=(40, 50))
+    dataset = build(root, num_classes=3, transforms=transforms)
+    samples = [dataset.sample(index, np.random.default_rng(0)) for index in range(4)]
+    assert {(sample["img"].shape, sample["label"].shape) for sample in samples} == {((3, 20, 24), (20, 24))}
+    assert (samples[1]["label"][:7, :9] == 1).all() and (samples[1]["label"] == 255).sum() == 20 * 24 - 7 * 9

@@ -1,0 +1,167 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_data import SIZE, write_label
+from fake_layouts import AUG, LAYOUTS, TRAIN, VAL
+
+from paddleseg import datasets
+from paddleseg.cvlibs import manager
+from paddleseg.cvlibs.errors import ConfigError, DataError, LabelValueError
+from paddleseg.datasets.ade20k import ADE20K
+from paddleseg.datasets.base import read_indices_from_one
+from paddleseg.datasets.pascal_context import CLASS_NAMES as CONTEXT_NAMES
+from paddleseg.datasets.pascal_voc import PascalVOC
+from paddleseg.utils.palette import color_map
+
+NAMES = list(LAYOUTS)
+DEVKITS = [name for name in NAMES if name != "ADE20K"]
+
+
+@pytest.fixture(params=NAMES)
+def made(request, tmp_path):
+    """(its class, its facts, the stand-in's root)"""
+    layout = LAYOUTS[request.param]
+    return manager.DATASETS[request.param], layout, layout.make(tmp_path / "data set")
+
+
+def first_label(dataset):
+    return Path(dataset.file_list[0][1])
+
+
+def test_each_data_set_has_a_stand_in():
+    assert set(datasets.__all__) - {"Cityscapes", "Dataset"} == set(LAYOUTS)
+    assert all(name in manager.DATASETS for name in datasets.__all__)
+
+
+def test_facts(made):
+    kind, layout, root = made
+    dataset = kind([], str(root), "val")
+    assert (dataset.num_classes, dataset.ignore_index, dataset.mode) == (layout.num_classes, 255, "val")
+    assert kind.NUM_CLASSES == len(dataset.class_names) == len(set(dataset.class_names)) == layout.num_classes
+    assert dataset.class_names[0] == layout.first_name and all(name.strip() == name for name in dataset.class_names)
+    assert dataset.palette.shape == (layout.num_classes, 3) and dataset.palette.dtype == np.uint8
+
+
+def test_files_are_those_of_the_split(made):
+    kind, _, root = made
+    for mode, count in (("train", len(TRAIN)), ("val", len(VAL))):
+        for image, label in kind([], str(root), mode).file_list:
+            assert image.endswith(".jpg") and label.endswith(".png")
+            assert image.rsplit("/", 1)[1][:-4] == label.rsplit("/", 1)[1][:-4]
+        assert len(kind([], str(root), mode)) == count
+
+
+def test_label_values_become_classes(made):
+    kind, layout, root = made
+    data = kind([], str(root)).sample(0, np.random.default_rng(0))
+    assert data["img"].shape == (3, *SIZE) and data["gt_fields"] == ["label"]
+    stripe = SIZE[1] // len(layout.classes)
+    assert data["label"].dtype == np.uint8 and data["label"][0, ::stripe].tolist() == list(layout.classes)
+
+
+def test_every_class_and_no_other_value_is_legal(made):
+    kind, layout, root = made
+    highest = layout.num_classes - (layout.classes[0] == 0)
+    dataset = kind([], str(root))
+    write_label(first_label(dataset), (highest,))
+    assert (dataset[0]["label"] == layout.num_classes - 1).all()
+    write_label(first_label(dataset), (highest + 1,))
+    with pytest.raises(LabelValueError, match=rf"holds \{{{highest + 1}\}}; legal are 0.*\b{highest} and 255 \(ign"):
+        dataset[0]
+
+
+def test_missing_label_is_named(made):
+    kind, _, root = made
+    path = first_label(kind([], str(root)))
+    path.unlink()
+    with pytest.raises(DataError, match=path.name) as error:
+        kind([], str(root))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_root_says_where_the_data_come_from(made, tmp_path):
+    kind, _, _ = made
+    with pytest.raises(DataError, match=r"unpack .* from \S+") as error:
+        kind([], str(tmp_path / "absent"))
+    assert str(tmp_path / "absent") in str(error.value) and "\n" not in str(error.value)
+
+
+def test_wrong_mode(made):
+    kind, _, root = made
+    with pytest.raises(ConfigError, match="mode: trainval is not one of train, val, test"):
+        kind([], str(root), "trainval")
+
+
+@pytest.mark.parametrize("name", ["ADE20K", "PascalVOC"])
+def test_test_mode_has_images_alone(tmp_path, name):
+    dataset = manager.DATASETS[name]([], str(LAYOUTS[name].make(tmp_path)), "test")
+    assert [len(entry) for entry in dataset.file_list] == [1] and "label" not in dataset[0]
+
+
+@pytest.mark.parametrize("name", DEVKITS)
+def test_the_folder_above_the_release_will_do(tmp_path, name):
+    release = "VOC2012" if name == "PascalVOC" else "VOC2010"
+    LAYOUTS[name].make(tmp_path / release)
+    assert len(manager.DATASETS[name]([], str(tmp_path))) == len(TRAIN)
+
+
+@pytest.mark.parametrize("name", DEVKITS)
+def test_errors_name_the_line_of_the_list(tmp_path, name):
+    root = LAYOUTS[name].make(tmp_path)
+    path = next((root / "ImageSets").rglob("val.txt"))
+    path.write_text("d\nd extra\n")
+    with pytest.raises(DataError, match=r"val\.txt:2 is not the name of an image"):
+        manager.DATASETS[name]([], str(root), "val")
+    path.write_text("\nd\n")
+    dataset = manager.DATASETS[name]([], str(root), "val")
+    write_label(first_label(dataset), (200,))
+    with pytest.raises(LabelValueError, match=r"val\.txt:2\)$"):
+        dataset[0]
+
+
+def test_aug_adds_its_list_and_its_labels(tmp_path):
+    root = LAYOUTS["PascalVOC"].make(tmp_path)
+    dataset = PascalVOC([], str(root), aug=True)
+    assert len(dataset) == len(TRAIN) + len(AUG)
+    folders = [label.split("/")[-2] for _, label in dataset.file_list]
+    assert folders == ["SegmentationClass"] * len(TRAIN) + ["SegmentationClassAug"] * len(AUG)
+    write_label(Path(dataset.file_list[-1][1]), (77,))
+    with pytest.raises(LabelValueError, match=r"aug\.txt:2\)$"):
+        dataset[len(dataset) - 1]
+    with pytest.raises(ConfigError, match="aug: True is for mode train, not val"):
+        PascalVOC([], str(root), "val", aug=True)
+    (root / "ImageSets/Segmentation/aug.txt").unlink()
+    with pytest.raises(DataError, match=r"aug\.txt is not there; mmsegmentation's .*voc_aug\.py"):
+        PascalVOC([], str(root), aug=True)
+    assert len(PascalVOC([], str(root))) == len(TRAIN)
+
+
+def test_paddlesegs_trainaug_is_train_with_aug(tmp_path):
+    root = LAYOUTS["PascalVOC"].make(tmp_path)
+    dataset = PascalVOC([], str(root), "trainaug")
+    assert (len(dataset), dataset.mode) == (len(TRAIN) + len(AUG), "train")
+
+
+def test_paddlesegs_layout_of_context_will_do(tmp_path):
+    root = LAYOUTS["PascalContext"].make(tmp_path)
+    (root / "SegmentationClassContext").rename(root / "Context")
+    (root / "ImageSets/Segmentation").mkdir()
+    (root / "ImageSets/SegmentationContext/train.txt").rename(root / "ImageSets/Segmentation/train_context.txt")
+    assert first_label(manager.DATASETS["PascalContext"]([], str(root))).parent.name == "Context"
+    (root / "Context").rename(root / "elsewhere")
+    with pytest.raises(DataError, match="has no folder SegmentationClassContext or Context; .*pascal_context.py"):
+        manager.DATASETS["PascalContext59"]([], str(root))
+
+
+def test_colors_are_the_published_ones():
+    assert ADE20K.colors()[[0, 2, 149]].tolist() == [[120, 120, 120], [6, 230, 230], [92, 0, 255]]
+    colors = manager.DATASETS["PascalContext59"].colors()
+    np.testing.assert_array_equal(colors[CONTEXT_NAMES.index("wood") - 1], color_map(60)[59])
+
+
+def test_indices_from_one(tmp_path):
+    write_label(tmp_path / "label.png", (0, 1, 3, 255))
+    assert np.unique(read_indices_from_one(str(tmp_path / "label.png"), 3)).tolist() == [0, 2, 255]
+    with pytest.raises(LabelValueError, match=r"\{3\}; legal are 0 \(no class\), 1\.\.2 and 255"):
+        read_indices_from_one(str(tmp_path / "label.png"), 2)
