@@ -118,6 +118,8 @@ def paddle_predictor(folder: str, section: Dict, device: str, threads: int, back
         if not (paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()):
             raise DeployError(f"--device gpu: this Paddle {paddle.__version__} sees no GPU; use --device cpu")
         config.enable_use_gpu(512, 0)  # MB to begin with
+        # TF32 would round the factors of products to 10 bits, too few for the Encoding layer's squared distances.
+        paddle.base.core.set_cublas_switch(False)
     else:
         config.disable_gpu()
         config.set_cpu_math_library_num_threads(threads)
@@ -140,6 +142,8 @@ def paddle_predictor(folder: str, section: Dict, device: str, threads: int, back
 
 
 def onnx_session(folder: str, section: Dict, device: str, threads: int, backend: str) -> Run:
+    if device == "gpu":  # no TF32, see `paddle_predictor`; NVIDIA's libraries read this when they are loaded
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     try:
         import onnxruntime
     except ImportError as error:

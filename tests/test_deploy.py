@@ -1,9 +1,11 @@
 """deploy/infer.py against the toolkit: the same preparation, the same labels and pictures, none of its code."""
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import cv2
@@ -221,6 +223,27 @@ def test_one_line_says_what_is_wrong(exported, images, tmp_path, capsys):
         section = {"format": "paddle", "model": "model.json", "params": "model.pdiparams", "paddle": "3.3.1"}
         with pytest.raises(infer.DeployError, match="can't read it"):
             infer.load_graph(str(other), section)
+
+
+def test_products_on_a_gpu_are_not_rounded_to_tf32(exported, monkeypatch):
+    import paddle
+
+    switched = []
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(paddle.base.core, "set_cublas_switch", switched.append, raising=False)
+    monkeypatch.setattr(paddle.inference.Config, "enable_use_gpu", lambda *_: None)
+    infer.load_graph(str(exported.parent), infer.read_description(str(exported)), "gpu", 1)
+    assert switched == [False]
+
+
+def test_nor_are_they_by_onnx_runtime(monkeypatch):
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(get_available_providers=lambda: []))
+    for device, expected in ("cpu", None), ("gpu", "0"):
+        with pytest.raises(infer.DeployError, match="CPU build"):
+            infer.load_graph("none", {"format": "onnx"}, device, 1)
+        assert os.environ.get("NVIDIA_TF32_OVERRIDE") == expected
 
 
 @pytest.mark.parametrize("names", [["a.jpg"], ["a.jpg", "a.bmp"], ["a.jpg", "a.bmp", "a.jpg.png"], ["a.jpg", "a.jpg"],

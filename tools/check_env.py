@@ -6,6 +6,7 @@ A fault keeps the toolkit from working and makes the exit code 1; a note doesn't
 findings as a list of ("fault" or "note", text). Runs without Paddle too, and says so.
 """
 
+import argparse
 import importlib
 import importlib.metadata
 import os
@@ -156,4 +157,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     sys.exit(main())

@@ -7,6 +7,7 @@ searches its own `paddle/libs`. The nvidia-*-cu11 packages keep them under `nvid
     .venv/bin/python tools/link_cuda.py
 """
 
+import argparse
 import importlib.util
 import os
 import pathlib
@@ -64,4 +65,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     sys.exit(main())

@@ -1,5 +1,9 @@
 """Make the virtual environment that the Makefile's targets run in; needs a Python and nothing else.
 
+    python3 tools/setup_env.py
+    python3 tools/setup_env.py --venv .venv-2.6.2 --paddle 2.6.2 --device cpu
+    python3 tools/setup_env.py --dry_run
+
 Takes requirements.txt where an NVIDIA GPU is visible and requirements-cpu.txt elsewhere, or the list it is
 given, fits it to this machine, installs it with pip, tries it, and stamps the environment. A stamped
 environment that still fits is left alone; anything else at that path is made anew.
@@ -340,7 +344,7 @@ def set_up(venv, plan, cards, this_python):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=pathlib.Path, default=pathlib.Path(".venv"), help="where to make it")
     parser.add_argument("--device", help="cpu or gpu; default: gpu where an NVIDIA GPU is visible")
     parser.add_argument("--paddle", help="the Paddle version; default: that of the requirements file")

@@ -1,0 +1,160 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gpus
+import pytest
+
+from paddleseg.cvlibs.config import load_config
+from tools import ablation
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(save_dir, *flags):
+    return [sys.executable, "tools/ablation.py", "--quick", "--device", "cpu", "--save_dir", str(save_dir),
+            *flags]
+
+
+def run(save_dir, *flags, code=0):
+    done = subprocess.run(command(save_dir, *flags), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A quick ablation of one seed; its directory and what it printed."""
+    save_dir = tmp_path_factory.mktemp("ablation") / "quick"
+    return save_dir, run(save_dir, "--seeds", "7")
+
+
+# ---- the recipes --------------------------------------------------------------------------------------
+
+def test_rows_differ_in_what_they_are_named_for_alone():
+    fcn, encoding, se_loss = (load_config(str(ROOT / path)).plain() for path in ablation.RECIPES.values())
+    models = [recipe.pop("model") for recipe in (fcn, encoding, se_loss)]
+    assert fcn == encoding
+    assert models[1] == {**models[2], "use_se_loss": False}
+    for key in ("backbone", "num_classes", "aux_channels"):
+        assert models[0][key] == models[1][key]
+    assert models[0]["channels"] == models[1]["mid_channels"] and models[0]["dropout"] == 0.0
+    losses = [recipe.pop("loss") for recipe in (encoding, se_loss)]
+    assert encoding == se_loss
+    for key in ("types", "coef"):
+        assert losses[0][key] == losses[1][key][:2]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_runs_it():
+    printed = subprocess.run(["make", "-n", "ablation", "ABLATION_ARGS=--quick", "DEVICE=cpu"], cwd=ROOT, text=True,
+                             capture_output=True, check=True).stdout
+    assert "/bin/python tools/ablation.py --device cpu --quick\n" in printed
+
+
+# ---- the table ----------------------------------------------------------------------------------------
+
+def test_the_table_from_known_scores():
+    scores = {"FCN": (0.40, 0.44), "+ Encoding": (0.45, 0.45), "+ SE-loss": (0.44, 0.46)}
+    results = {(row, seed): {"mIoU": value, "Acc": 0.5} for row, values in scores.items()
+               for seed, value in zip((1, 2), values)}
+    lines = ablation.table(ablation.summarize(results, (1, 2))).splitlines()
+    assert lines[2] == "| FCN | 42.00 ± 2.83 | 40.00 to 44.00 | 50.00 ± 0.00 |  |"
+    assert lines[3] == "| + Encoding | 45.00 ± 0.00 | 45.00 to 45.00 | 50.00 ± 0.00 | +3.00 ± 2.83 |"
+    assert lines[4] == "| + SE-loss | 45.00 ± 1.41 | 44.00 to 46.00 | 50.00 ± 0.00 | +0.00 ± 1.41 |"
+    assert "seeds: 1, 2." in lines[6]
+
+
+def test_one_seed_has_no_spread():
+    results = {(row, 1): {"mIoU": 0.4, "Acc": 0.5} for row in ablation.RECIPES}
+    assert "| FCN | 40.00 | 40.00 to 40.00 | 50.00 |  |" in ablation.table(ablation.summarize(results, (1,)))
+
+
+# ---- the command --------------------------------------------------------------------------------------
+
+def test_the_table_holds_what_training_logged(done):
+    save_dir, printed = done
+    assert (save_dir / "table.md").read_text() in printed
+    rows = json.loads((save_dir / "results.json").read_text())["rows"]
+    assert [row["row"] for row in rows] == ["FCN", "+ Encoding", "+ SE-loss"]
+    for row in rows:
+        folder = save_dir / f"{Path(row['recipe']).stem}_seed7"
+        evaluations = [record for record in map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+                       if record["mode"] == "eval"]
+        assert len(evaluations) == 1 and evaluations[0]["iter"] == 2
+        assert row["mIoU"]["mean"] == evaluations[0]["mIoU"] == row["runs"][0]["mIoU"]
+
+
+def test_what_is_done_is_not_repeated_and_what_was_cut_off_goes_on(done):
+    save_dir, before = done
+    table = (save_dir / "table.md").read_text()
+    weights = {path: path.stat().st_mtime_ns for path in save_dir.glob("*/iter_2/model.pdparams")}
+    assert len(weights) == 3
+    assert "3 runs, 3 of them done already" in run(save_dir, "--seeds", "7")
+    note = save_dir / "fcn_resnet18_scenes_seed7.json"
+    change(note, result=None)
+    printed = run(save_dir, "--seeds", "7")
+    assert "3 runs, 2 of them done already" in printed and "[1/1] fcn_resnet18_scenes_seed7" in printed
+    assert (save_dir / "table.md").read_text() == table
+    assert weights == {path: path.stat().st_mtime_ns for path in weights}
+
+
+def test_a_changed_recipe_is_trained_again(done):
+    save_dir, _ = done
+    table, weights = (save_dir / "table.md").read_text(), save_dir / "fcn_resnet18_scenes_seed7/iter_2/model.pdparams"
+    before = weights.stat().st_mtime_ns
+    change(save_dir / "fcn_resnet18_scenes_seed7.json", settings={"recipe": "of yesterday"})
+    assert "fcn_resnet18_scenes_seed7: its recipe has changed since it ran" in run(save_dir, "--seeds", "7")
+    assert weights.stat().st_mtime_ns > before
+    assert (save_dir / "table.md").read_text() == table  # the same seed gives the same run
+
+
+@pytest.mark.skipif(bool(gpus.visible_gpus()), reason="this machine has a GPU")
+def test_a_run_that_fails_is_named_with_its_message(done):
+    printed = run(done[0].parent / "failing", "--seeds", "1", "--jobs", "1", "--device", "gpu", code=1)
+    assert "fcn_resnet18_scenes_seed1 ended with exit code" in printed and "Traceback" not in printed
+    assert "gpu" in printed.splitlines()[-1] and "fcn_resnet18_scenes_seed1.txt" in printed.splitlines()[-1]
+
+
+def test_someone_elses_run_stays(tmp_path):
+    other = tmp_path / "fcn_resnet18_scenes_seed1" / "iter_9"
+    other.mkdir(parents=True)
+    assert "holds another run" in run(tmp_path, "--seeds", "1", "--jobs", "1", code=1)
+    assert other.is_dir()
+
+
+@pytest.mark.parametrize("flags", [("--seeds", "1", "1"), ("--seeds", "-1"), ("--jobs", "0")])
+def test_flags_that_make_no_sense(flags, tmp_path):
+    assert run(tmp_path / "none", *flags, code=2).startswith("ConfigError: --")
+    assert not (tmp_path / "none").exists()
+
+
+def test_sigterm_ends_the_trainings_too(tmp_path):
+    process = subprocess.Popen(command(tmp_path, "--seeds", "1", "--jobs", "1"), cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    started = tmp_path / "fcn_resnet18_scenes_seed1.txt"
+    while not started.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and printed.endswith("interrupted\n")
+    assert not [entry for entry in os.listdir("/proc") if entry.isdigit() and is_training(entry, tmp_path)]
+    assert "3 of them" not in run(tmp_path, "--seeds", "1")
+    assert (tmp_path / "table.md").exists()
+
+
+def is_training(process, save_dir):
+    try:
+        return save_dir.name.encode() in Path("/proc", process, "cmdline").read_bytes()
+    except OSError:  # it has ended
+        return False
