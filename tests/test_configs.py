@@ -241,3 +241,13 @@ def test_a_data_set_that_contradicts_itself_is_named_with_its_recipe():
     config = load("configs/quick_start/own_data.yml", "val_dataset.class_names=[background, disc]")
     with pytest.raises(ConfigError, match=r"own_data\.yml: val_dataset: class_names: 2 names for num_classes 3"):
         builder.build_dataset(config, "val_dataset")
+
+
+@pytest.mark.parametrize("value, warnings", [("True", 1), ("False", 0)])
+def test_a_recipe_that_asks_for_auc_runs_without_it_and_says_so(value, warnings, monkeypatch):
+    said = []
+    monkeypatch.setattr("paddleseg.utils.logger.warning", said.append)
+    config = load(MMSEG, f"test_config.auc_roc={value}")
+    builder.build_infer_options(config)
+    assert "auc_roc" not in config["test_config"]
+    assert len(said) == warnings and all("--opts: test_config.auc_roc is left out" in line for line in said)

@@ -67,10 +67,19 @@ def check(config: Config, needed: Sequence[str] = TRAINING) -> None:
             config.tree.setdefault(key, annotate(1, "default"))
     test_config = config.tree.get("test_config")
     config.tree["test_config"] = test_config = test_config if isinstance(test_config, dict) else {}
+    _drop_auc_roc(test_config)
     check_arguments(InferOptions, test_config, "test_config", "test_config")
     top = {key: node for key, node in config.tree.items() if key in options}
     check_arguments(TrainOptions, top, "", "a configuration")
     config.tree = {**top, **{key: node for key, node in config.tree.items() if key not in options}}
+
+
+def _drop_auc_roc(test_config: Dict) -> None:
+    """Recipes of PaddleSeg ask for one more score; they train and evaluate without it."""
+    node = test_config.pop("auc_roc", None)
+    if node is not None and plain(node):
+        logger.warning(f"{origin_of(node)}: test_config.auc_roc is left out, as AUC isn't computed here; IoU, "
+                       f"precision and recall of each class are")
 
 
 def _check_plugins(config: Config) -> None:

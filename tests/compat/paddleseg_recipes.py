@@ -28,8 +28,6 @@ REFUSED = {
     "deeplabv3p_resnet50_os8_optic_disc_512x512_1k_teacher": "OpticDiscSeg",
     "glore_resnet50_os8_cityscapes_1024x512_80k": "learning_rate is not a key; PaddleSeg reads past it",
     "upernet_resnet101_os8_cityscapes_512x1024_40k": "the key types stands twice in it",
-    **dict.fromkeys(("unet_chasedb1_128x128_40k", "unet_drive_128x128_40k", "unet_hrf_256x256_40k",
-                     "unet_stare_128x128_40k"), "auc_roc is not offered"),
 }
 
 
