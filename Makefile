@@ -24,6 +24,10 @@ PADDLESEG := .venv-paddleseg
 get_paddleseg = test -d $(PADDLESEG) || { rm -rf $(PADDLESEG).part && PIP_USER=0 $(1) -m pip install -qq --retries 1 \
 	--no-deps --target $(PADDLESEG).part paddleseg==2.8.0 && mv $(PADDLESEG).part $(PADDLESEG); }
 
+# What ONNX needs, beside the list that this environment is made of.
+get_onnx = $(ALIGN_PYTHON) -c "import paddle2onnx, onnxruntime" 2>/dev/null || \
+	PIP_USER=0 $(ALIGN_PYTHON) -m pip install --quiet -r requirements-onnx.txt
+
 .PHONY: help env demo ablation test soak lint bench align-env align align-quick align-mutations clean distclean
 
 help:  ## list the targets
@@ -60,8 +64,7 @@ lint:  ## ruff alone
 QUESTIONS = $(filter-out benchmarks/harness.py benchmarks/report.py,$(sort $(wildcard benchmarks/*.py)))
 
 bench: align-env  ## measure ours and its peers, up to 25 minutes (BENCH_ARGS="--rounds 1": a short run)
-	@$(ALIGN_PYTHON) -c "import paddle2onnx, onnxruntime" 2>/dev/null || \
-		PIP_USER=0 $(ALIGN_PYTHON) -m pip install --quiet -r requirements-onnx.txt
+	@$(get_onnx)
 	@set -e; failed=; for file in $(QUESTIONS); do \
 		echo "== $$file"; $(ALIGN_PYTHON) $$file $(BENCH_ARGS) || failed="$$failed $$file"; done; \
 		$(ALIGN_PYTHON) benchmarks/report.py; if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
@@ -74,9 +77,10 @@ align-env:
 align: align-env  ## compare every step with the PyTorch references on ResNet-101, in numbers
 	$(ALIGN_PYTHON) diff/run.py $(ALIGN_ARGS)
 
-align-quick: align-env  ## the same on small networks, and the tests that need PyTorch
+align-quick: align-env  ## the same on small networks, and the tests that need PyTorch or ONNX
 	$(ALIGN_PYTHON) diff/run.py --quick $(ALIGN_ARGS)
-	$(ALIGN_PYTHON) -m pytest -q tests/diff tests/tools/test_convert_weights.py
+	@$(get_onnx)
+	$(ALIGN_PYTHON) -m pytest -q tests/diff tests/tools/test_convert_weights.py tests/test_deploy.py
 
 align-mutations: align-env  ## prove that the comparison sees small mistakes in the models
 	$(ALIGN_PYTHON) diff/mutations.py
