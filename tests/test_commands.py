@@ -1,6 +1,7 @@
 """The commands as a person types them, on drawn scenes of 64x128."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -107,6 +108,20 @@ def test_resume_goes_on_and_ends_where_the_whole_run_ends(trained, on_scenes, tm
     python(*common, "--iters", 6, "--resume_model", tmp_path / "run" / "iter_3")
     assert (tmp_path / "run" / "iter_6" / "model.pdparams").read_bytes() == (
         trained[0] / "iter_6" / "model.pdparams").read_bytes()
+
+
+def test_a_run_goes_on_where_what_reads_its_lines_has_ended(on_scenes, tmp_path):
+    """As when Ctrl-C ends the tee of `train.py | tee log` first, or a terminal goes away."""
+    command = ["train.py", *on_scenes, "lr_scheduler.warmup_iters=0", "--batch_size", "2", "--iters", "3",
+               "--log_iters", "1", "--num_workers", "0", "--save_dir", tmp_path / "run"]
+    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    while b"iter: 1/3" not in process.stdout.readline():
+        assert process.poll() is None
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    assert (tmp_path / "run" / "iter_3" / "model.pdparams").exists()
+    assert "iter: 3/3" in (tmp_path / "run" / "train.log").read_text()
 
 
 def test_predictions_score_as_much_in_cityscapes_own_evaluation(trained, on_scenes, scenes, tmp_path):

@@ -65,3 +65,10 @@ def test_the_package_alone_says_what_it_lacks(tmp_path):
         (tmp_path / "paddleseg" / name).write_bytes((ROOT / "paddleseg" / name).read_bytes())
     done = subprocess.run([sys.executable, "-m", "paddleseg", "train"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.endswith("has only the package; run this in a clone\n")
+
+
+def test_a_reader_that_ends_early_is_no_error():
+    process = subprocess.Popen([sys.executable, "-m", "paddleseg"], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 141

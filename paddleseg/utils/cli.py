@@ -78,14 +78,18 @@ def run_main(function: Callable[[argparse.Namespace], int], args: argparse.Names
         warnings.filterwarnings("ignore", message=message)
     try:
         code = function(args) or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # `>&-` closes it
+            sys.stdout.flush()
         return code
     except (SegError, Interrupted) as error:
         if args.debug:
             traceback.print_exc()
         # A file's own words may be in it, and they shall not command the terminal.
         line = "".join(letter if letter.isprintable() else "?" for letter in str(error))
-        print(f"{type(error).__name__}: {line}", file=sys.stderr, flush=True)
+        try:
+            print(f"{type(error).__name__}: {line}", file=sys.stderr, flush=True)
+        except BrokenPipeError:  # of `2>&1 | tee log`, which the same Ctrl-C has ended
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         return error.exit_code
     except BrokenPipeError:
         if args.debug or not _reader_is_gone():

@@ -23,11 +23,26 @@ logger = logging.getLogger("paddleseg")
 
 
 class _ConsoleHandler(logging.Handler):
-    """Write to standard output without tearing a progress bar."""
+    """Write to standard output without tearing a progress bar.
+
+    Args:
+        has_file: the lines are in a file too. Then a run goes on without a reader: Ctrl-C ends the tee of
+            `train.py | tee log` at once, and the iteration is still to be saved.
+    """
+
+    def __init__(self, has_file: bool):
+        super().__init__()
+        self._has_file = has_file
 
     def emit(self, record):
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if not self._has_file:
+                raise
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 class _AppendedFile:
@@ -100,7 +115,7 @@ def setup_logging(rank: int = 0, log_file: Optional[str] = None) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    handlers = [_ConsoleHandler(), _EarlyRecords() if log_file is None else _FileHandler(log_file)]
+    handlers = [_ConsoleHandler(log_file is not None), _EarlyRecords() if log_file is None else _FileHandler(log_file)]
     for handler in handlers if rank == 0 else handlers[:1]:
         handler.setFormatter(_FORMAT)
         logger.addHandler(handler)

@@ -61,4 +61,5 @@ class StopSignals:
             raise self.interrupted(*self._raise_with)
         if first:  # not through the log, which may be in the midst of a line
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
-            os.write(2, f"\n{self.requested}: finishing this iteration, then saving{again}\n".encode())
+            with contextlib.suppress(OSError):  # the same Ctrl-C has ended `2>&1 | tee log`
+                os.write(2, f"\n{self.requested}: finishing this iteration, then saving{again}\n".encode())

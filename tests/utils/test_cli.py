@@ -47,6 +47,11 @@ def test_a_reader_that_ends_early_is_no_error(lines):
     assert process.stderr.read() == "" and process.wait() == 141
 
 
+def test_standard_output_may_be_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run_main(lambda args: 0, argparse.Namespace(debug=False)) == 0
+
+
 def test_another_broken_pipe_is_not_hidden():
     with pytest.raises(BrokenPipeError):
         run_main(fail(BrokenPipeError()), argparse.Namespace(debug=False))
