@@ -42,7 +42,7 @@ demo:  ## draw scenes, train, evaluate, predict (DEMO_ARGS=--quick: a short run)
 	@$(SETUP)
 	$(VENV_PYTHON) tools/demo.py $(addprefix --device ,$(DEVICE)) $(DEMO_ARGS)
 
-ablation:  ## FCN, + Encoding, + SE-loss over three seeds, about 15 minutes (ABLATION_ARGS=--quick: a short run)
+ablation:  ## FCN, + Encoding, + SE-loss over five seeds, about 13 minutes (ABLATION_ARGS=--quick: a short run)
 	@$(SETUP)
 	$(VENV_PYTHON) tools/ablation.py $(addprefix --device ,$(DEVICE)) $(ABLATION_ARGS)
 
