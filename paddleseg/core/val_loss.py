@@ -13,6 +13,7 @@ import paddle.nn as nn
 from paddleseg.core.infer import InferOptions, window_starts
 from paddleseg.core.outputs import loss_names
 from paddleseg.core.upsample import resize
+from paddleseg.transforms import Normalize
 from paddleseg.utils import distributed
 
 
@@ -64,10 +65,11 @@ class ValidationLosses:
 
     def see(self, path: str, pred: np.ndarray, label: np.ndarray, matrix: np.ndarray) -> None:
         """Take the losses of the next image; `evaluate` calls this."""
-        if self._options.is_slide and self._options.aug_eval:
+        has_loss = not (self._options.is_slide and self._options.aug_eval)
+        parts = list(self._parts(self._at_input_size(label))) if has_loss else []
+        self._place += 1  # so that the next batch's passes take the place of these
+        if not has_loss:
             return
-        parts = list(self._parts(self._at_input_size(label)))
-        self._place += 1
         values = np.mean([self._losses(outputs, part) for outputs, part in parts], axis=0)
         if len(values) == len(self._criteria):
             values = np.array([np.dot(values, [coef for _, coef in self._criteria]), *values])
@@ -85,8 +87,7 @@ class ValidationLosses:
     def _at_input_size(self, label: np.ndarray) -> np.ndarray:
         """The label (H, W) as the network's input is, resized and padded."""
         transforms = getattr(self._dataset, "transforms", None)
-        is_so = not self._options.is_slide and any(each.size == label.shape for each in self._passes)
-        if is_so or transforms is None:
+        if transforms is None or all(type(each) is Normalize for each in getattr(transforms, "transforms", [None])):
             return label
         blank = np.zeros([*label.shape, 3], np.uint8)
         return transforms({"img": blank, "label": label, "gt_fields": ["label"]})["label"]

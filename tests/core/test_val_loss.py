@@ -12,7 +12,7 @@ from paddleseg.core.val_loss import ValidationLosses
 from paddleseg.cvlibs import manager
 from paddleseg.models import EncNet
 from paddleseg.models.losses import CrossEntropyLoss, LovaszSoftmaxLoss, SELoss
-from paddleseg.transforms import Compose, Normalize, Padding, Resize
+from paddleseg.transforms import Compose, Normalize, Padding, Resize, ResizeByLong
 
 
 class Pictures(paddle.io.Dataset):
@@ -109,6 +109,27 @@ def test_of_several_scales_the_images_own_counts():
     other, _ = measured(model, dataset, aug_eval=True, scales=[0.5])
     assert other.keys() == plain.keys() and other["loss"] != plain["loss"]
     assert measured(model, dataset, aug_eval=True, is_slide=True, crop_size=(16, 24), stride=(16, 16))[0] == {}
+
+
+def test_windows_of_several_scales_have_no_losses_and_are_not_kept():
+    dataset, model = Pictures(sizes=[(24, 32)] * 6), encnet()
+    options = InferOptions(aug_eval=True, scales=[0.5, 1.0], is_slide=True, crop_size=[16, 16], stride=[16, 16])
+    losses, kept = ValidationLosses(model, CRITERIA, dataset, options), []
+    see = losses.see
+    losses.see = lambda *image: (see(*image), kept.append(len(losses._passes)))
+    evaluate(losses.model, dataset, options, observer=losses)
+    assert len(kept) == 6 and max(kept) == kept[0] and not losses.means()
+
+
+def test_an_image_that_is_shrunk_and_padded_to_its_own_size():
+    dataset, model = Pictures([ResizeByLong(24), Padding([32, 32])], sizes=[(32, 32), (32, 32)]), encnet()
+    images, labels = [], []
+    for index in range(2):
+        image, label = dataset.pair(index)
+        sample = dataset.transforms({"img": image, "label": label, "path": "", "gt_fields": ["label"]})
+        images.append(sample["img"])
+        labels.append(sample["label"])
+    assert measured(model, dataset)[0] == pytest.approx(expected_losses(model, images, labels), rel=1e-4)
 
 
 def test_no_pass_is_made_for_the_losses_alone(monkeypatch):
