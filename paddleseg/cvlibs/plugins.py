@@ -202,11 +202,17 @@ def _adapt_dataset(dataset: type) -> None:
     if own is None or "sample" in vars(dataset):
         return
 
+    inherited = getattr(dataset, "sample", None)
+    inherited = getattr(inherited, "inherited", inherited)  # a base's own, not what this function gave it
+
     def sample(self, index: int, rng) -> dict:
         twin, transforms = copy.copy(self), self.transforms
         twin.transforms = lambda data: transforms({**data, "rng": rng})
+        if inherited is not None:  # super().__getitem__ of a data set that is built on this project's asks for it
+            twin.sample = lambda index, _: inherited(twin, index, rng)
         return own(twin, index)
 
+    sample.inherited = inherited
     dataset.sample = sample
 
 

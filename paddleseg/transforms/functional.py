@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from paddleseg.transforms import arrays
+from paddleseg.transforms.hue import shift_hue
 
 
 def crop(img: np.ndarray, crop_coordinate: Sequence[int]) -> np.ndarray:
@@ -76,11 +77,8 @@ def sharpness(im: Image.Image, sharpness_lower: float, sharpness_upper: float) -
 
 
 def hue(im: Image.Image, hue_lower: float, hue_upper: float) -> Image.Image:
-    """Turn the hue by an amount in 1/256 of the colour circle; fractions of the sum are cut off."""
-    shift = np.random.uniform(hue_lower, hue_upper)
-    hsv = np.array(im.convert("HSV"))
-    hsv[..., 0] = np.floor(hsv[..., 0] + shift).astype(np.int64) % 256
-    return Image.fromarray(hsv, "HSV").convert("RGB")
+    """Turn the hue by an amount in 1/256 of the colour circle; fractions of the sum are cut off, towards 0."""
+    return Image.fromarray(shift_hue(np.array(im), np.random.uniform(hue_lower, hue_upper)))
 
 
 def rotate(im: Image.Image, rotate_lower: float, rotate_upper: float) -> Image.Image:

@@ -168,7 +168,8 @@ CALLS = {
     "resize_long": [(IMAGE, 90), (LABEL, 20, cv2.INTER_NEAREST)], "resize_short": [(IMAGE, 90), (IMAGE, 11)],
     "horizontal_flip": [(IMAGE,), (LABEL,)], "vertical_flip": [(IMAGE,), (LABEL,)],
     **{name: [(Image.fromarray(IMAGE), 0.5, 1.5)] for name in ("brightness", "contrast", "saturation", "sharpness")},
-    "hue": [(Image.fromarray(IMAGE), 0, 40)], "rotate": [(Image.fromarray(IMAGE), -40, 40)],
+    "hue": [(Image.fromarray(IMAGE), 0, 40), (Image.fromarray(IMAGE), -40, 0)],
+    "rotate": [(Image.fromarray(IMAGE), -40, 40)],
     "mask_to_onehot": [(LABEL, 4), (LABEL, 6)],
     "onehot_to_binary_edge": [((LABEL == np.arange(3).reshape(-1, 1, 1)).astype(np.uint8), 3)],
     "mask_to_binary_edge": [(LABEL, 2, 4), (LABEL[np.newaxis], 1.5, 4)]}

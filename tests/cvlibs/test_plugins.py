@@ -294,6 +294,33 @@ def samples(dataset, seed):
     return found
 
 
+def test_a_data_set_may_be_built_on_another(tmp_path):
+    """Its __getitem__ asks that of its base."""
+    plugins.load_plugins([write(tmp_path, """
+from paddleseg.cvlibs import manager
+from paddleseg.datasets import Dataset
+
+@manager.DATASETS.add_component
+class First(Dataset):
+    def __getitem__(self, index):
+        data = super().__getitem__(index)
+        data["seen"] = data.get("seen", 0) + 1
+        return data
+
+@manager.DATASETS.add_component
+class Second(First):
+    def __getitem__(self, index):
+        return super().__getitem__(index)
+""")])
+    make_lists(tmp_path / "data")
+    for kind in ("First", "Second"):
+        dataset = builder.build_component(manager.DATASETS, {
+            "type": kind, "dataset_root": str(tmp_path / "data"), "num_classes": 3, "mode": "train",
+            "train_path": str(tmp_path / "data" / "train.txt"), "transforms": [{"type": "Normalize"}]})
+        sample = dataset.sample(0, np.random.default_rng(0))
+        assert sample["seen"] == 1 and sample["img"].dtype == np.float32
+
+
 @pytest.mark.parametrize("own_getitem", [False, True])
 @pytest.mark.parametrize("mode", ["train", "val"])
 def test_data_sets_and_transforms_written_for_paddleseg(tmp_path, own_getitem, mode):
