@@ -9,7 +9,6 @@ itself, and curves.png.
 
 import argparse
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -73,12 +72,14 @@ def _record(line: str) -> Optional[Dict]:
         record = json.loads(line)
     except ValueError:
         return None
-    is_record = isinstance(record, dict) and record.get("mode") in ("train", "eval") and _is_number(record.get("iter"))
-    return record if is_record else None
+    if not isinstance(record, dict) or record.get("mode") not in ("train", "eval"):
+        return None
+    numbers = {key for key, value in record.items() if _is_number(value)}
+    return record if "iter" in numbers and len(numbers) > 1 else None
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def run_names(paths: Sequence[str]) -> List[str]:

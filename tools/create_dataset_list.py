@@ -167,7 +167,8 @@ def check(splits: Dict[str, Split], separator: str, root: str) -> None:
         if any(fault.endswith(TRAIN_IDS_ENDING) for fault in faults):
             hint = f"; make missing labels by `python tools/convert_cityscapes.py --cityscapes_path {root}`"
         elif not any(len(pair) == 2 and pair[1] for split in splits.values() for pair in split.pairs):
-            hint = "; if no names fit, say their endings, such as --format png png"
+            hint = ("; if no names fit, say their endings, such as --format png png, or what stands before those, such "
+                    "as --postfix '' _mask")
         raise DataError(f"{len(faults)} files are unpaired, see above; no list was written{hint}")
     if not any(split.pairs for split in splits.values()):
         raise DataError(f"{root} holds no image of {', '.join(splits)} with the names that --help describes; "

@@ -151,18 +151,18 @@ def list_masks(folder: str) -> List[str]:
 def count_colors(args: argparse.Namespace, masks: Sequence[str]) -> List[str]:
     """Print every color of all masks; returns the faults."""
     paths = [os.path.join(args.masks, mask) for mask in masks]
-    findings = list(map_parallel(count, paths, args.num_workers, "counting"))
-    pixels: Dict[int, int] = {}
-    files: Dict[int, int] = {}
-    for finding in findings:
-        for color, number in zip(finding.colors.tolist(), finding.counts.tolist()):
-            pixels[color] = pixels.get(color, 0) + number
-            files[color] = files.get(color, 0) + 1
-    for color in sorted(pixels, key=pixels.get, reverse=True)[:_SHOWN]:
+    pixels, files = np.zeros([2, 1 << 24], np.int64)  # of every color there can be; photos hold millions
+    faults = []
+    for finding in map_parallel(count, paths, args.num_workers, "counting"):
+        pixels[finding.colors] += finding.counts
+        files[finding.colors] += 1
+        faults += [finding.fault] if finding.fault else []
+    found = np.flatnonzero(pixels)
+    for color in found[np.argsort(-pixels[found], kind="stable")][:_SHOWN].tolist():
         print(f"{name(color)}: {pixels[color]:,} pixels in {files[color]} masks")
-    if len(pixels) > _SHOWN:
-        print(f"and {len(pixels) - _SHOWN} more colors; masks of classes hold few: these may be photos, or blurred")
-    return [finding.fault for finding in findings if finding.fault]
+    if len(found) > _SHOWN:
+        print(f"and {len(found) - _SHOWN} more colors; masks of classes hold few: these may be photos, or blurred")
+    return faults
 
 
 def convert_masks(args: argparse.Namespace, masks: Sequence[str]) -> List[str]:

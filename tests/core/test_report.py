@@ -250,6 +250,17 @@ def test_the_plots_show_the_numbers(tmp_path):
     assert filled[1] / filled[0] == pytest.approx(4, rel=0.1)
 
 
+def test_the_plotter_takes_nothing_from_the_working_directory(tmp_path, monkeypatch):
+    """It may be a clone of PaddleSeg."""
+    pytest.importorskip("matplotlib")
+    (tmp_path / "paddleseg").mkdir()
+    for name in ("paddleseg/__init__.py", "random.py"):
+        (tmp_path / name).write_text("print('from the working directory')")
+    monkeypatch.chdir(tmp_path)
+    make_report(tmp_path / "r", make_dataset(tmp_path, 2))
+    assert (tmp_path / "r" / "class_iou.png").exists()
+
+
 def test_every_run_has_its_colour_in_the_curves(tmp_path):
     pytest.importorskip("matplotlib")
     lines = [page.Line(f"run {number}", [(0, number), (10, number + 1), (20, number)], color, dashes)

@@ -96,7 +96,8 @@ def test_a_torn_line_is_left_out_and_said(tmp_path, capsys):
 @pytest.mark.parametrize("content, message", [
     (None, r"can't be read \(No such file or directory\); name directories that train.py wrote"),
     ("", "holds no record of a training"),
-    ('{"a": 1}\n[]\nnull\n{"mode": "train"}\n', "holds no record of a training")])
+    ('{"a": 1}\n[]\nnull\n{"mode": "train"}\n', "holds no record of a training"),
+    ('{"mode": "train", "iter": 3, "loss": NaN}\n', "holds no record of a training")])
 def test_what_is_no_run_is_named(tmp_path, capsys, content, message):
     (tmp_path / "a").mkdir()
     if content is not None:

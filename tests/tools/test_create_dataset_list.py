@@ -145,7 +145,7 @@ def test_endings_that_fit_nothing(tmp_path, capsys):
     write_image(tmp_path / "images/train/a.png")
     write_label(tmp_path / "annotations/train/a.png")
     assert main([str(tmp_path)]) == 1
-    assert "if no names fit, say their endings, such as --format png png" in capsys.readouterr().err
+    assert "if no names fit, say their endings, such as --format png png, or what stands" in capsys.readouterr().err
     write_image(tmp_path / "images/train/b.jpg")
     write_label(tmp_path / "annotations/train/b.png")
     assert main([str(tmp_path)]) == 1

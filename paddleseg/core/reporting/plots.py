@@ -22,6 +22,8 @@ ADVICE = "matplotlib isn't installed: `pip install matplotlib`"
 # The first is matplotlib's own; the others have what it lacks, where they are installed.
 _FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC", "Arial Unicode MS"]
 
+_START = f"import sys; sys.path[:] = sys.argv[2:]; import {__name__} as plots; plots.main()"
+
 
 def can_plot() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
@@ -35,9 +37,9 @@ class ReportPlotter:
 
     def __init__(self, folder: str):
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True)  # Ctrl-C is for the evaluation
+            # `-m` would take modules from the working directory, which may be a clone of PaddleSeg.
+            [sys.executable, "-c", _START, folder, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True)  # Ctrl-C is for the evaluation
 
     def draw(self, scores: Scores, class_names: Sequence[str], sizes: ObjectSizes) -> None:
         """Begin to draw."""
@@ -138,7 +140,3 @@ def _save_figure(folder: str, name: str, size, draw: Callable) -> str:
         with atomic_path(os.path.join(folder, name)) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None})
     return name
-
-
-if __name__ == "__main__":
-    main()
