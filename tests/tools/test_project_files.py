@@ -50,6 +50,15 @@ def test_every_foreign_import_is_declared():
     assert not undeclared
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "paddleseg").rglob("*.py")),
+                         ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_constructors_name_their_arguments(path):
+    """So that a misspelt one is refused where it is given."""
+    swallowing = [node.lineno for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                  if isinstance(node, ast.FunctionDef) and node.name == "__init__" and node.args.kwarg]
+    assert not swallowing
+
+
 def test_benchmarks_import_what_their_environment_has():
     lists = ("requirements-base.txt", "requirements-align.txt", "requirements-onnx.txt")
     lines = [line for name in lists for line in setup_env.read_requirements(ROOT / name)]

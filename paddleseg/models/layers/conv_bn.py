@@ -17,26 +17,30 @@ from paddleseg.cvlibs.errors import ConfigError
 from paddleseg.models.layers.conv_parts import convolve
 from paddleseg.models.layers.sync_batch_norm import CPUSyncBatchNorm, in_kernel_precision
 
+Size = Union[int, Sequence[int]]
+Padding = Union[int, str, Sequence[int]]
+Attr = Union[paddle.ParamAttr, bool, None]
 
 def SyncBatchNorm(num_features: int, single_process: Type[nn.Layer] = nn.BatchNorm2D, data_format: str = "NCHW",
-                  **kwargs) -> nn.Layer:
+                  momentum: float = 0.9, epsilon: float = 1e-5, weight_attr: Attr = None,
+                  bias_attr: Attr = None) -> nn.Layer:
     """A batch norm whose statistics are those of the whole batch, however many processes share it.
 
     In a run of one process this is a layer of type `single_process`; the parameters have the same names either
-    way, and `kwargs` go to the layer. Several processes have one class for all shapes of input, (N, K, C) too.
+    way. Several processes have one class for all shapes of input, (N, K, C) too.
 
     Raises:
         ConfigError: channels last, shared by several processes without GPUs.
     """
-    if data_format != "NCHW":
-        kwargs["data_format"] = data_format
+    options = dict(momentum=momentum, epsilon=epsilon, weight_attr=weight_attr, bias_attr=bias_attr)
+    layout = {} if data_format == "NCHW" else {"data_format": data_format}  # BatchNorm1D calls the default NCL
     if paddle.distributed.get_world_size() == 1:
-        return single_process(num_features, **kwargs)
+        return single_process(num_features, **options, **layout)
     if paddle.get_device().startswith("gpu"):
-        return nn.SyncBatchNorm(num_features, **kwargs)
-    if "data_format" in kwargs:
+        return nn.SyncBatchNorm(num_features, **options, **layout)
+    if layout:
         raise ConfigError(f"SyncBatchNorm of several processes on CPUs takes NCHW, not {data_format}")
-    return CPUSyncBatchNorm(num_features, **kwargs)
+    return CPUSyncBatchNorm(num_features, **options)
 
 
 def use_unbiased_variance(model: nn.Layer) -> None:
@@ -106,17 +110,21 @@ class ConvBN(nn.Layer):
 
     Args:
         padding: pixels on each side, or "same".
-        options: further arguments of nn.Conv2D; bias_attr=False for no bias (the batch norm cancels it anyway).
+        stride, dilation, groups, padding_mode, weight_attr, bias_attr, data_format: as nn.Conv2D has them;
+            bias_attr=False for no bias (the batch norm cancels it anyway).
 
     Shapes:
         input (N, in_channels, H, W), output (N, out_channels, H', W').
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Union[int, Sequence[int]],
-                 padding: Union[int, str, Sequence[int]] = "same", **options):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, padding: Padding = "same", *,
+                 stride: Size = 1, dilation: Size = 1, groups: int = 1, padding_mode: str = "zeros",
+                 weight_attr: Attr = None, bias_attr: Attr = None, data_format: str = "NCHW"):
         super().__init__()
-        self._conv = nn.Conv2D(in_channels, out_channels, kernel_size, padding=padding, **options)
-        self._batch_norm = SyncBatchNorm(out_channels, data_format=options.get("data_format", "NCHW"))
+        self._conv = nn.Conv2D(in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
+                               padding_mode=padding_mode, weight_attr=weight_attr, bias_attr=bias_attr,
+                               data_format=data_format)
+        self._batch_norm = SyncBatchNorm(out_channels, data_format=data_format)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self._batch_norm(convolve(self._conv, x))

@@ -1,33 +1,35 @@
 """The convolution blocks that PaddleSeg's models build on, beside those of conv_bn.py, which are here too by name.
 
 Letters: N images, C channels, H, W size of the feature map. Each block takes (N, in_channels, H, W) and gives
-(N, out_channels, H', W'); `options` are further arguments of nn.Conv2D. Parameters have PaddleSeg's names.
+(N, out_channels, H', W'). What stands behind the * in a constructor is as nn.Conv2D has it. Parameters have PaddleSeg's
+names.
 """
 
-from typing import Optional, Sequence, Tuple, Union
+from typing import Optional, Sequence, Tuple
 
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
 from paddleseg.models.layers.activation import Activation
-from paddleseg.models.layers.conv_bn import AuxLayer, ConvBN, ConvBNReLU, SyncBatchNorm
+from paddleseg.models.layers.conv_bn import Attr, AuxLayer, ConvBN, ConvBNReLU, Padding, Size, SyncBatchNorm
 from paddleseg.models.layers.conv_parts import convolve
 from paddleseg.models.layers.resize import resize
 
 __all__ = ["Activation", "AuxLayer", "ConvBN", "ConvBNAct", "ConvBNLeakyReLU", "ConvBNPReLU", "ConvBNReLU", "ConvGNAct",
            "ConvNormAct", "ConvReLUPool", "DepthwiseConvBN", "JPU", "SeparableConvBNReLU", "SyncBatchNorm"]
 
-Size = Union[int, Sequence[int]]
-Padding = Union[int, str, Sequence[int]]
-
 
 class ConvBNAct(ConvBN):
     """`ConvBN` and the activation of that name, or none."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, padding: Padding = "same",
-                 act_type: Optional[str] = None, **options):
-        super().__init__(in_channels, out_channels, kernel_size, padding, **options)
+                 act_type: Optional[str] = None, *, stride: Size = 1, dilation: Size = 1, groups: int = 1,
+                 padding_mode: str = "zeros", weight_attr: Attr = None, bias_attr: Attr = None,
+                 data_format: str = "NCHW"):
+        super().__init__(in_channels, out_channels, kernel_size, padding, stride=stride, dilation=dilation,
+                         groups=groups, padding_mode=padding_mode, weight_attr=weight_attr, bias_attr=bias_attr,
+                         data_format=data_format)
         self._act = Activation(act_type)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -37,8 +39,12 @@ class ConvBNAct(ConvBN):
 class ConvBNPReLU(ConvBN):
     """`ConvBN` and a ReLU with one learned slope below 0."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, padding: Padding = "same", **options):
-        super().__init__(in_channels, out_channels, kernel_size, padding, **options)
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, padding: Padding = "same", *,
+                 stride: Size = 1, dilation: Size = 1, groups: int = 1, padding_mode: str = "zeros",
+                 weight_attr: Attr = None, bias_attr: Attr = None, data_format: str = "NCHW"):
+        super().__init__(in_channels, out_channels, kernel_size, padding, stride=stride, dilation=dilation,
+                         groups=groups, padding_mode=padding_mode, weight_attr=weight_attr, bias_attr=bias_attr,
+                         data_format=data_format)
         self._prelu = Activation("prelu")
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -56,9 +62,14 @@ class ConvNormAct(nn.Layer):
     """A convolution, then the layer `norm` and the activation of that name, or neither."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, padding: Padding = "same",
-                 act_type: Optional[str] = None, norm: Optional[nn.Layer] = None, **options):
+                 act_type: Optional[str] = None, norm: Optional[nn.Layer] = None,
+                 *, stride: Size = 1, dilation: Size = 1, groups: int = 1,
+                 padding_mode: str = "zeros", weight_attr: Attr = None, bias_attr: Attr = None,
+                 data_format: str = "NCHW"):
         super().__init__()
-        self._conv = nn.Conv2D(in_channels, out_channels, kernel_size, padding=padding, **options)
+        self._conv = nn.Conv2D(in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
+                               padding_mode=padding_mode, weight_attr=weight_attr, bias_attr=bias_attr,
+                               data_format=data_format)
         self._norm = norm
         self._act = Activation(act_type)
 
@@ -71,10 +82,15 @@ class ConvGNAct(nn.Layer):
     """A convolution, a group norm of `num_groups` groups of channels, and the activation of that name, or none."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, padding: Padding = "same",
-                 num_groups: int = 32, act_type: Optional[str] = None, **options):
+                 num_groups: int = 32, act_type: Optional[str] = None,
+                 *, stride: Size = 1, dilation: Size = 1, groups: int = 1,
+                 padding_mode: str = "zeros", weight_attr: Attr = None, bias_attr: Attr = None,
+                 data_format: str = "NCHW"):
         super().__init__()
-        self._conv = nn.Conv2D(in_channels, out_channels, kernel_size, padding=padding, **options)
-        self._group_norm = nn.GroupNorm(num_groups, out_channels, data_format=options.get("data_format", "NCHW"))
+        self._conv = nn.Conv2D(in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
+                               padding_mode=padding_mode, weight_attr=weight_attr, bias_attr=bias_attr,
+                               data_format=data_format)
+        self._group_norm = nn.GroupNorm(num_groups, out_channels, data_format=data_format)
         self._act = Activation(act_type)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -95,9 +111,13 @@ class ConvReLUPool(nn.Layer):
 class DepthwiseConvBN(nn.Layer):
     """`ConvBN` with a group for each input channel."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, padding: Padding = "same", **options):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, padding: Padding = "same", *,
+                 stride: Size = 1, dilation: Size = 1, padding_mode: str = "zeros", weight_attr: Attr = None,
+                 bias_attr: Attr = None, data_format: str = "NCHW"):
         super().__init__()
-        self.depthwise_conv = ConvBN(in_channels, out_channels, kernel_size, padding, groups=in_channels, **options)
+        self.depthwise_conv = ConvBN(in_channels, out_channels, kernel_size, padding, groups=in_channels, stride=stride,
+                                     dilation=dilation, padding_mode=padding_mode, weight_attr=weight_attr,
+                                     bias_attr=bias_attr, data_format=data_format)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.depthwise_conv(x)
@@ -107,17 +127,20 @@ class SeparableConvBNReLU(nn.Layer):
     """`ConvBN` of each channel by itself, then a 1x1 `ConvBNReLU`.
 
     Args:
-        pointwise_bias: bias_attr of the second one.
-        options: of the first one.
+        pointwise_bias: bias_attr of the second one; the others are of the first one, data_format is of both.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, padding: Padding = "same",
-                 pointwise_bias: Optional[bool] = None, **options):
+                 pointwise_bias: Optional[bool] = None, *, stride: Size = 1, dilation: Size = 1,
+                 padding_mode: str = "zeros", weight_attr: Attr = None, bias_attr: Attr = None,
+                 data_format: str = "NCHW"):
         super().__init__()
-        self.depthwise_conv = ConvBN(in_channels, in_channels, kernel_size, padding, groups=in_channels, **options)
+        self.depthwise_conv = ConvBN(in_channels, in_channels, kernel_size, padding, groups=in_channels, stride=stride,
+                                     dilation=dilation, padding_mode=padding_mode, weight_attr=weight_attr,
+                                     bias_attr=bias_attr, data_format=data_format)
         # Misspelt in PaddleSeg, and so in its weights.
         self.piontwise_conv = ConvBNReLU(in_channels, out_channels, 1, bias_attr=pointwise_bias,
-                                         data_format=options.get("data_format", "NCHW"))
+                                         data_format=data_format)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.piontwise_conv(self.depthwise_conv(x))
