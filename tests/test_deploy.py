@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from fake_weights import make_weights
 from PIL import Image
 
 from deploy import infer
@@ -47,17 +48,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    from diff.inputs import random_weights
-    from paddleseg.cvlibs import builder
-    from paddleseg.cvlibs.config import load_config
-    from paddleseg.utils.weights import write_weights
-
-    config = load_config(str(ROOT / QUICK))
-    builder.check(config, needed=builder.INFERENCE)
-    shapes = {name: value.shape for name, value in builder.build_model(config).state_dict().items()}
-    path = tmp_path_factory.mktemp("weights") / "model.pdparams"
-    write_weights(str(path), random_weights(shapes))
-    return path
+    return make_weights(tmp_path_factory.mktemp("weights"), QUICK)
 
 
 def export(weights, folder, *flags, opts=()):

@@ -101,10 +101,7 @@ class ADE20K(BaseDataset):
     def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
         mode = parse_mode(mode)
         self.adopt(find_ade20k(dataset_root, mode), transforms, mode)
-        self.num_classes = self.NUM_CLASSES
-        self.ignore_index = self.IGNORE_INDEX
-        self.class_names = list(CLASS_NAMES)
-        self.palette = self.colors()
+        self.take_classes(CLASS_NAMES, self.colors())
         self.use_cache(cache, dataset_root)
 
     @staticmethod

@@ -220,6 +220,11 @@ class BaseDataset:
         self.transforms = Compose(transforms)
         self.mode = mode
 
+    def take_classes(self, names: Sequence[str], palette: np.ndarray) -> None:
+        """Have the classes that the subclass states as NUM_CLASSES and IGNORE_INDEX, by these names and colors."""
+        self.num_classes, self.ignore_index = self.NUM_CLASSES, self.IGNORE_INDEX
+        self.class_names, self.palette = list(names), palette
+
     def use_cache(self, directory: Optional[str], root: str) -> None:
         """Take the samples from a cache in place of their files; None for no cache.
 

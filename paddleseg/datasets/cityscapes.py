@@ -187,10 +187,7 @@ class Cityscapes(BaseDataset):
     def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
         mode = parse_mode(mode)
         self.adopt(find_cityscapes(dataset_root, mode), transforms, mode)
-        self.num_classes = self.NUM_CLASSES
-        self.ignore_index = self.IGNORE_INDEX
-        self.class_names = [label.name for label in train_labels()]
-        self.palette = self.colors()
+        self.take_classes([label.name for label in train_labels()], self.colors())
         mapped = sum(pair[-1].endswith(LABEL_IDS_ENDING) for pair in self.file_list)
         if mapped:
             logging.getLogger("paddleseg").info(

@@ -93,40 +93,26 @@ class PascalContext(BaseDataset):
     def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
         mode = parse_mode(mode)
         self.adopt(find_pascal_context(dataset_root, mode), transforms, mode)
-        self.num_classes = self.NUM_CLASSES
-        self.ignore_index = self.IGNORE_INDEX
-        self.class_names = list(CLASS_NAMES)
-        self.palette = color_map(self.NUM_CLASSES)
+        self.take_classes(CLASS_NAMES[-self.NUM_CLASSES:], self.colors())
         self.use_cache(cache, dataset_root)
+
+    @classmethod
+    def colors(cls) -> np.ndarray:
+        """Those of PASCAL VOC's scheme, RGB uint8 (60, 3); without the background its own is left out."""
+        return color_map(NUM_CLASSES)[-cls.NUM_CLASSES:]
 
     def read_label(self, path: str) -> np.ndarray:
         return read_context_label(path)
 
 
 @manager.DATASETS.add_component
-class PascalContext59(BaseDataset):
+class PascalContext59(PascalContext):
     """PASCAL Context without its background, which is ignored: 59 classes.
 
     Files, arguments and errors are those of PascalContext.
     """
 
     NUM_CLASSES = NUM_CLASSES - 1
-    IGNORE_INDEX = IGNORE_INDEX
-    IMG_CHANNELS = 3
-
-    def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
-        mode = parse_mode(mode)
-        self.adopt(find_pascal_context(dataset_root, mode), transforms, mode)
-        self.num_classes = self.NUM_CLASSES
-        self.ignore_index = self.IGNORE_INDEX
-        self.class_names = CLASS_NAMES[1:]
-        self.palette = self.colors()
-        self.use_cache(cache, dataset_root)
-
-    @staticmethod
-    def colors() -> np.ndarray:
-        """Those of the same classes in PascalContext, RGB uint8 (59, 3)."""
-        return color_map(NUM_CLASSES)[1:]
 
     def read_label(self, path: str) -> np.ndarray:
         return read_context59_label(path)

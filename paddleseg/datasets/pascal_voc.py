@@ -117,10 +117,7 @@ class PascalVOC(BaseDataset):
         if aug and mode != "train":
             raise ConfigError(f"aug: True is for mode train, not {mode}: the labels it adds are for training")
         self.adopt(find_voc(dataset_root, mode, aug), transforms, mode)
-        self.num_classes = self.NUM_CLASSES
-        self.ignore_index = self.IGNORE_INDEX
-        self.class_names = list(CLASS_NAMES)
-        self.palette = color_map(self.NUM_CLASSES)
+        self.take_classes(CLASS_NAMES, color_map(self.NUM_CLASSES))
         self.use_cache(cache, dataset_root)
 
     def read_label(self, path: str) -> np.ndarray:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_weights import make_weights
 from PIL import Image, ImageFile
 
 from tools import demo_server
@@ -232,17 +233,7 @@ def test_the_page_needs_no_network(client):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    from diff.inputs import random_weights
-    from paddleseg.cvlibs import builder
-    from paddleseg.cvlibs.config import load_config
-    from paddleseg.utils.weights import write_weights
-
-    config = load_config(str(ROOT / QUICK))
-    builder.check(config, needed=builder.INFERENCE)
-    shapes = {name: value.shape for name, value in builder.build_model(config).state_dict().items()}
-    path = tmp_path_factory.mktemp("weights") / "model.pdparams"
-    write_weights(str(path), random_weights(shapes))
-    return path
+    return make_weights(tmp_path_factory.mktemp("weights"), QUICK)
 
 
 @pytest.fixture(scope="module")

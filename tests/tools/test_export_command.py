@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from fake_weights import make_weights
 
-from diff.inputs import random_weights
-from paddleseg.cvlibs import builder
-from paddleseg.cvlibs.config import load_config
 from paddleseg.cvlibs.errors import ConfigError, RunError, WeightsError
 from paddleseg.utils.weights import read_weights, write_weights
 from tools import export
@@ -21,12 +19,7 @@ SMALL = ["model.backbone.base_channels=4", "model.mid_channels=8", "model.num_co
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    config = load_config(QUICK, SMALL)
-    builder.check(config, needed=builder.INFERENCE)
-    shapes = {name: value.shape for name, value in builder.build_model(config).state_dict().items()}
-    path = tmp_path_factory.mktemp("weights") / "model.pdparams"
-    write_weights(str(path), random_weights(shapes))
-    return str(path)
+    return str(make_weights(tmp_path_factory.mktemp("weights"), QUICK, SMALL))
 
 
 @pytest.fixture(autouse=True)

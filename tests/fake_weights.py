@@ -1,0 +1,20 @@
+"""Weights of a recipe's network that nobody trained."""
+
+from pathlib import Path
+from typing import Sequence
+
+from diff.inputs import random_weights
+from paddleseg.cvlibs import builder
+from paddleseg.cvlibs.config import load_config
+from paddleseg.utils.weights import write_weights
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make_weights(folder: Path, recipe: str, opts: Sequence[str] = ()) -> Path:
+    """Write model.pdparams to a folder, and return its path."""
+    config = load_config(str(ROOT / recipe), opts)
+    builder.check(config, needed=builder.INFERENCE)
+    shapes = {name: value.shape for name, value in builder.build_model(config).state_dict().items()}
+    write_weights(str(folder / "model.pdparams"), random_weights(shapes))
+    return folder / "model.pdparams"
