@@ -60,7 +60,7 @@ def write_labels():
     import cv2
 
     from paddleseg.datasets.cityscapes import train_labels
-    from tools.scenes.layout import draw_scene
+    from scenes.layout import draw_scene
 
     index_of = {label.name: index for index, label in enumerate(train_labels())}
     labels = np.full(SIZE, IGNORE_INDEX, np.uint8)

@@ -58,8 +58,8 @@ class Network(NamedTuple):
 def our_network(recipe: str) -> Network:
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
+    from paddleseg import builder
     from paddleseg.core.outputs import training_outputs
-    from paddleseg.cvlibs import builder
     from paddleseg.cvlibs.config import load_config
     from paddleseg.models.losses import coarse
     from tools.model_info import model_maker

@@ -65,7 +65,7 @@ def prepare(side, arguments):
 def build():
     """The model in evaluation mode, with random weights that keep its values in range."""
     from diff import inputs, ours
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
     from paddleseg.utils.weights import load_into
 
     config = inputs.recipe("mmseg")

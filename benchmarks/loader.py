@@ -41,7 +41,7 @@ def cases(args):
 
 def prepare(side, arguments):
     sys.path.insert(0, str(ROOT))
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
     from paddleseg.cvlibs.config import load_config
     from paddleseg.datasets.loader import train_batches
     from paddleseg.datasets.workers import PREFETCH

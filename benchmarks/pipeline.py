@@ -77,7 +77,7 @@ def prepare(side, arguments):
 
 def our_samples(arguments):
     sys.path.insert(0, str(ROOT))
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
     from paddleseg.cvlibs.config import load_config
     from paddleseg.datasets.cache import write_cache
 

@@ -88,9 +88,9 @@ def our_step(side, recipe, device):
     sys.path.insert(0, str(ROOT))
     import paddle
 
+    from paddleseg import builder
     from paddleseg.core.outputs import training_outputs
     from paddleseg.core.precision import MixedPrecision
-    from paddleseg.cvlibs import builder
     from paddleseg.cvlibs.config import load_config
     from paddleseg.utils.device import start_process
 

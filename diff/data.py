@@ -128,7 +128,7 @@ def record_paddleseg(root: Path, args: argparse.Namespace) -> Iterator[Dict]:
 
 def replay(root: Path, args: argparse.Namespace) -> Iterator[Dict]:
     """Our recipe's data set, its random transforms led by the recorded decisions."""
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
     from paddleseg.cvlibs.errors import RunError
     from paddleseg.transforms import Compose
 

@@ -72,7 +72,7 @@ def recipe(reference: str, setup: Optional[Setup] = None) -> Config:
     Raises:
         ConfigError: at this depth the reference has another network.
     """
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
 
     facts, setup = REFERENCES[reference], setup or Setup()
     if setup.depth < facts.small_depth:

@@ -9,9 +9,9 @@ import numpy as np
 import paddle
 
 from diff import inputs
+from paddleseg import builder
 from paddleseg.core.precision import MixedPrecision
 from paddleseg.core.train import backward
-from paddleseg.cvlibs import builder
 from paddleseg.cvlibs.config import Config
 from paddleseg.utils.weights import load_into
 

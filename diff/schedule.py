@@ -16,7 +16,7 @@ from diff import inputs, step
 
 
 def our_rates(reference: str, setup: inputs.Setup) -> np.ndarray:
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
 
     schedule = builder.build_schedule(inputs.recipe(reference, setup))
     return np.array([schedule(iteration) for iteration in range(setup.iters)])

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Sequence
 
 from diff.inputs import random_weights
-from paddleseg.cvlibs import builder
+from paddleseg import builder
 from paddleseg.cvlibs.config import load_config
 from paddleseg.utils.weights import write_weights
 

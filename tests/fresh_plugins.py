@@ -4,7 +4,7 @@ import contextlib
 import sys
 from unittest import mock
 
-from paddleseg.cvlibs import plugins
+from paddleseg import plugins
 
 
 @contextlib.contextmanager

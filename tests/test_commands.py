@@ -176,7 +176,7 @@ def test_the_launcher_runs_one_process(on_scenes, tmp_path):
 @pytest.mark.parametrize("script, required", [
     ("train", []), ("val", ["--model_path", "w"]), ("predict", ["--model_path", "w", "--image_path", "i"])])
 def test_a_flag_that_is_not_given_changes_nothing(script, required):
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
     from paddleseg.cvlibs.config import load_config
 
     args = parser(script)(["--config", QUICK, *required])
@@ -196,7 +196,7 @@ def test_a_flag_that_is_not_given_changes_nothing(script, required):
     ("--threads", "1", "threads", 1), ("--device", "cpu", "device", "cpu"), ("--do_eval", None, "do_eval", True),
     ("--use_vdl", None, "use_vdl", True)])
 def test_each_flag_sets_its_key_and_no_other(flag, value, key, expected):
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
     from paddleseg.cvlibs.config import load_config
 
     args = parser("train")(["--config", QUICK, flag, *([value] if value else [])])

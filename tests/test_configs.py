@@ -8,7 +8,7 @@ import pytest
 from fake_data import SIZE
 from fake_layouts import AUG, LAYOUTS, TRAIN
 
-from paddleseg.cvlibs import builder
+from paddleseg import builder
 from paddleseg.cvlibs.config import load_config
 from paddleseg.cvlibs.errors import ConfigError
 

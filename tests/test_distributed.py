@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from paddleseg.cvlibs import builder
+from paddleseg import builder
 from paddleseg.cvlibs.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent

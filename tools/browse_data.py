@@ -105,7 +105,7 @@ def cell(picture: np.ndarray) -> np.ndarray:
 
 def contact_sheet(samples: Sequence[Sample], dataset) -> np.ndarray:
     """All samples in rows of pairs, and which color is which class; RGB uint8."""
-    from paddleseg.core.reporting.pictures import dataset_colors
+    from paddleseg.report.pictures import dataset_colors
 
     for sample in samples:
         refuse_mismatch(sample)
@@ -149,7 +149,7 @@ def class_legend(samples: Sequence[Sample], dataset,
 
 
 def browse(args: argparse.Namespace) -> int:
-    from paddleseg.cvlibs import builder, plugins
+    from paddleseg import builder, plugins
     from paddleseg.cvlibs.config import load_config
     from paddleseg.transforms.image_io import write_png
 

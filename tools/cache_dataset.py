@@ -42,7 +42,8 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def build_dataset(args: argparse.Namespace):
     """The data set of the split, read from its files, and its root."""
-    from paddleseg.cvlibs import builder, manager, plugins
+    from paddleseg import builder, plugins
+    from paddleseg.cvlibs import manager
     from paddleseg.cvlibs.config import load_config
 
     key = f"{args.split}_dataset"

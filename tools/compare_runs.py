@@ -102,7 +102,7 @@ def run_names(paths: Sequence[str]) -> List[str]:
 
 def curves(runs: Sequence[Run]) -> List[Tuple[str, list]]:
     """(caption, a page.Line for each run that has it) of every finite number in the records."""
-    from paddleseg.core.reporting.page import LINE_COLORS, Line
+    from paddleseg.report.page import LINE_COLORS, Line
 
     found: Dict[str, list] = {caption: [] for caption in FIRST_CURVES}
     for number, run in enumerate(runs):
@@ -135,7 +135,7 @@ def _text(value) -> str:
 
 
 def write_page(runs: Sequence[Run], charts: Sequence[Tuple[str, list]], path: str) -> None:
-    from paddleseg.core.reporting import page
+    from paddleseg.report import page
     from paddleseg.utils.atomic import atomic_path
 
     looks = {line.name + DASHES[line.dashes]: line.color for _, lines in charts for line in lines}
@@ -152,7 +152,7 @@ def write_page(runs: Sequence[Run], charts: Sequence[Tuple[str, list]], path: st
 def compare(args: argparse.Namespace) -> int:
     from prettytable import PrettyTable
 
-    from paddleseg.core.reporting import plots
+    from paddleseg.report import plots
     from paddleseg.utils import logger
 
     logger.setup_logging()

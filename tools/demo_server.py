@@ -89,7 +89,7 @@ class TrainedModel:
     """
 
     def __init__(self, args: argparse.Namespace):
-        from paddleseg.cvlibs import builder, plugins
+        from paddleseg import builder, plugins
         from paddleseg.cvlibs.config import load_config
         from paddleseg.utils import device
         from tools.export import class_names

@@ -156,7 +156,7 @@ def describe(config, files: Dict[str, str], folder: str, args: argparse.Namespac
     import paddle
 
     import paddleseg
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
     from paddleseg.utils.checksums import sha256
 
     return {
@@ -232,8 +232,8 @@ def finish_files(folder: str, section: Dict) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from paddleseg import builder, plugins
     from paddleseg.core.export import folded
-    from paddleseg.cvlibs import builder, plugins
     from paddleseg.cvlibs.config import load_config
     from paddleseg.utils import device, logger
     from paddleseg.utils.atomic import atomic_directory

@@ -22,8 +22,8 @@ from paddleseg.cvlibs.errors import ConfigError, DataError
 from paddleseg.utils.cli import add_debug_flag, run_main
 from paddleseg.utils.device import usable_cores
 from paddleseg.utils.parallel import map_parallel
+from scenes.layout import draw_scene
 from tools.convert_cityscapes import POLYGONS_ENDING, convert_file
-from tools.scenes.layout import draw_scene
 
 VERSION = 1  # of the drawings; raise it when they change
 MARKER = "scenes.json"

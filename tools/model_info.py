@@ -37,7 +37,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def model_maker(config) -> Callable:
     """What builds the model of a checked configuration, for paddleseg.core.cost.capture: without weights, and without
     what works on values."""
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
 
     # The variance is corrected for each channel, and a computation finds out whether it must be.
     config.tree["model"].pop("unbiased_variance", None)
@@ -98,8 +98,8 @@ def stage_table(graph) -> str:
 def report(args: argparse.Namespace) -> int:
     # Paddle's remarks on how a static graph is made are for its own developers.
     os.environ.setdefault("GLOG_minloglevel", "2")
+    from paddleseg import builder, plugins
     from paddleseg.core import cost
-    from paddleseg.cvlibs import builder, plugins
     from paddleseg.cvlibs.config import load_config
 
     if args.input_shape is not None and min(args.input_shape) < 1:

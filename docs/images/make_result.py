@@ -13,8 +13,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from paddleseg.core.reporting.pictures import Shown, panels  # noqa: E402
 from paddleseg.datasets.cityscapes import train_labels  # noqa: E402
+from paddleseg.report.pictures import Shown, panels  # noqa: E402
 from paddleseg.transforms.image_io import read_image, read_label  # noqa: E402
 
 DATA, LABELS = ROOT / "data" / "scenes", ROOT / "output" / "demo" / "result" / "label"

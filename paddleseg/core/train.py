@@ -25,12 +25,12 @@ from paddleseg.core.infer import InferOptions
 from paddleseg.core.metrics import Scores
 from paddleseg.core.outputs import loss_names, training_outputs
 from paddleseg.core.precision import MixedPrecision, check_precision
-from paddleseg.core.reporting.pictures import evaluation_pictures
 from paddleseg.core.resume import Resumed, averaged_weights, records_to_keep, train_state
 from paddleseg.core.val import evaluate, log_scores
 from paddleseg.core.val_loss import ValidationLosses
 from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.datasets.loader import train_batches
+from paddleseg.report.pictures import evaluation_pictures
 from paddleseg.utils import device, distributed, logger, signals
 
 _ASK_ITERS = 10  # within so many iterations several GPUs stop together

@@ -32,7 +32,7 @@ def add_debug_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_plugins_flag(parser: argparse.ArgumentParser) -> None:
-    """Add `--plugins`, for `paddleseg.cvlibs.plugins.load_plugins`."""
+    """Add `--plugins`, for `paddleseg.plugins.load_plugins`."""
     parser.add_argument("--plugins", nargs="+", action="extend", metavar="CODE", default=[],
                         help="files and modules that register components of their own, such as my_model.py my.losses; "
                              "they are run, so name only what you trust")

@@ -36,7 +36,7 @@ def python(*command):
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     """A report of an untrained network on drawn scenes, and what val.py printed."""
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
     from paddleseg.cvlibs.config import load_config
     from paddleseg.utils.weights import write_weights
 
@@ -97,7 +97,7 @@ def test_a_cell_of_the_matrix_tells_its_count(evaluated, tmp_path, event):
 def test_a_matrix_of_many_classes_can_be_read_where_it_is_scrolled_to(tmp_path, size):
     """The names of row and column stay in sight, and so do the words about a touched cell."""
     from paddleseg.core.metrics import Scores
-    from paddleseg.core.reporting import page, report
+    from paddleseg.report import page, report
 
     names = [f"class number {number}" for number in range(150)]
     matrix = np.random.default_rng(0).integers(0, 9, [150, 150]) + np.diag([400] * 150)

@@ -156,9 +156,9 @@ def run(name: str, package: Path, scratch: Path) -> Result:
     """
     import numpy as np
 
+    from paddleseg import builder, plugins
     from paddleseg.core.train import train
     from paddleseg.core.val import evaluate
-    from paddleseg.cvlibs import builder, plugins
     from paddleseg.cvlibs.config import load_config
 
     plugins.load_plugins(plugin_files(name, package))

@@ -55,7 +55,8 @@ def recipes(configs: Path) -> List[Path]:
 
 def read(path: Path, package: Path, build: bool = True) -> None:
     """Check a recipe and build its network; raises whatever doesn't work."""
-    from paddleseg.cvlibs import builder, manager, plugins
+    from paddleseg import builder, plugins
+    from paddleseg.cvlibs import manager
     from paddleseg.cvlibs.config import load_config
 
     config = load_config(str(path))

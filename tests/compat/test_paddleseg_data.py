@@ -17,7 +17,8 @@ from paddleseg_models import plugin_files
 from PIL import Image
 from run_command import run_command
 
-from paddleseg.cvlibs import builder, manager, plugins
+from paddleseg import builder, plugins
+from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
 from paddleseg.transforms import functional
 

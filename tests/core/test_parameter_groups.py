@@ -3,9 +3,9 @@ import paddle
 import paddle.nn as nn
 import pytest
 
+from paddleseg import builder
 from paddleseg.core.checkpoint import optimizer_state, restore_optimizer
 from paddleseg.core.optim import SGD, Adam, AdamW, Momentum, grouped_parameters
-from paddleseg.cvlibs import builder
 from paddleseg.cvlibs.config import load_config
 from paddleseg.cvlibs.errors import ConfigError
 from paddleseg.utils.weights import write_weights

@@ -167,7 +167,7 @@ loss:
 
 
 def check(tmp_path, recipe):
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
     from paddleseg.cvlibs.config import load_config
 
     (tmp_path / "recipe.yml").write_text(recipe)

@@ -87,8 +87,7 @@ def load_scripts() -> Dict[str, Callable]:
     import zlib  # noqa: F401  (before Paddle 2.6, whose own zlib would otherwise serve OpenCV, and fail)
 
     sys.path.insert(0, str(ROOT))
-    import paddleseg.core.predict
-    import paddleseg.cvlibs.builder  # noqa: F401
+    import paddleseg.builder  # noqa: F401
     import predict
     import train
     import val

@@ -13,7 +13,7 @@ from outcome import Fault, Outcome
 from real_run import ITERS, Hit, Moment, Session, Watch, iterations, phase, survive, uninterrupted
 from test_kills import draw_moment
 
-from paddleseg.utils.guard import parent_of
+from paddleseg.launch.guard import parent_of
 
 GONE_SEC = 30.0  # within which a dead rank, or launcher, takes all others along
 RANKS = 2

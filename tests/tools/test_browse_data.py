@@ -38,7 +38,7 @@ def recipe(tmp_path):
 
 def trained_on(recipe, count):
     """The files and the normalized images of the first batches of the run."""
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
     from paddleseg.cvlibs.config import load_config
     from paddleseg.datasets.loader import train_batches
 

@@ -11,10 +11,10 @@ from cityscapesscripts.helpers.labels import name2label
 from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
+from scenes.camera import Camera
+from scenes.canvas import clip
+from scenes.layout import draw_scene
 from tools.make_scenes import main
-from tools.scenes.camera import Camera
-from tools.scenes.canvas import clip
-from tools.scenes.layout import draw_scene
 
 CLASSES = 19
 ROOT = Path(__file__).resolve().parents[2]

@@ -27,7 +27,7 @@ def run(capsys, *flags):
 
 
 def test_stages_and_sums(capsys):
-    from paddleseg.cvlibs import builder
+    from paddleseg import builder
     from paddleseg.cvlibs.config import load_config
 
     found = table(run(capsys, *SHAPE))

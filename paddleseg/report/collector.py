@@ -6,7 +6,7 @@ from typing import List, Tuple
 import numpy as np
 
 from paddleseg.core.metrics import Scores
-from paddleseg.core.reporting.objects import ObjectSizes
+from paddleseg.report.objects import ObjectSizes
 from paddleseg.utils import distributed
 
 Ranked = List[Tuple[float, int]]  # (mIoU, index in the data set)

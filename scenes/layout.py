@@ -5,11 +5,11 @@ from typing import Callable, List, NamedTuple, Tuple
 
 import numpy as np
 
-from tools.scenes import buildings, furniture, people, plants, vehicles
-from tools.scenes.camera import Camera
-from tools.scenes.canvas import Canvas, box, disc
-from tools.scenes.ground import NEAR, Ground, paint_backdrop, paint_sky
-from tools.scenes.light import Light
+from scenes import buildings, furniture, people, plants, vehicles
+from scenes.camera import Camera
+from scenes.canvas import Canvas, box, disc
+from scenes.ground import NEAR, Ground, paint_backdrop, paint_sky
+from scenes.light import Light
 
 FAR = 120.0  # metres: where the street ends
 # Metres to either side of an object's middle that it is seen; 0.7 for the others.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tools.scenes.canvas import Canvas, Sprite, box, disc, limb, quad_texture
+from scenes.canvas import Canvas, Sprite, box, disc, limb, quad_texture
 
 POLE_SHARE = 0.0125  # least width of a near pole over the picture's: three pixels of 256
 STEEL = (122, 126, 128)

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tools.scenes.camera import Camera
-from tools.scenes.light import Light
+from scenes.camera import Camera
+from scenes.light import Light
 
 SUBPIXEL_BITS = 4
 

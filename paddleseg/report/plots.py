@@ -13,8 +13,8 @@ from typing import Callable, List, Sequence
 import numpy as np
 
 from paddleseg.core.metrics import Scores
-from paddleseg.core.reporting import page
-from paddleseg.core.reporting.objects import ObjectSizes, bin_names
+from paddleseg.report import page
+from paddleseg.report.objects import ObjectSizes, bin_names
 from paddleseg.utils import logger
 from paddleseg.utils.atomic import atomic_path
 

@@ -17,12 +17,12 @@ from tiny import arrays, run
 
 from paddleseg.core.infer import InferOptions
 from paddleseg.core.metrics import Scores, confusion_matrix
-from paddleseg.core.reporting import page, pictures, plots, report
-from paddleseg.core.reporting.collector import Collector
-from paddleseg.core.reporting.objects import EDGES_PX, ObjectSizes, bin_names, components
 from paddleseg.core.val import class_rows, evaluate, headline
 from paddleseg.cvlibs.errors import RunError
 from paddleseg.datasets import Dataset
+from paddleseg.report import page, pictures, plots, report
+from paddleseg.report.collector import Collector
+from paddleseg.report.objects import EDGES_PX, ObjectSizes, bin_names, components
 from paddleseg.transforms import Normalize
 
 # ---- objects ----------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def test_plots_that_cannot_be_drawn_cost_no_report(tmp_path, monkeypatch, caplog
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
 def test_the_plotter_ends_with_its_parent(tmp_path):
     pytest.importorskip("matplotlib")
-    script = ("import sys; from paddleseg.core.reporting.plots import ReportPlotter\n"
+    script = ("import sys; from paddleseg.report.plots import ReportPlotter\n"
               "plotter = ReportPlotter(sys.argv[1]); print(plotter._process.pid, flush=True); sys.stdin.read()")
     parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE,
                               stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])

@@ -13,7 +13,8 @@ from fake_data import make_lists
 from fresh_plugins import fresh_plugins
 
 import train
-from paddleseg.cvlibs import builder, manager, plugins
+from paddleseg import builder, plugins
+from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.config import load_config
 from paddleseg.cvlibs.errors import ConfigError
 from paddleseg.utils.cli import run_main

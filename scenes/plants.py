@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from tools.scenes.canvas import Canvas, Sprite, clip, limb
+from scenes.canvas import Canvas, Sprite, clip, limb
 
 LEAVES = [(74, 104, 46), (88, 116, 50), (62, 92, 48), (104, 120, 52), (80, 100, 62), (128, 122, 50)]
 

@@ -9,10 +9,11 @@ import numpy as np
 import paddle
 import paddle.nn as nn
 
+from paddleseg import plugins
 from paddleseg.core import optim  # noqa: F401  (registers optimizers and schedules)
 from paddleseg.core.infer import InferOptions
 from paddleseg.core.train import TrainOptions
-from paddleseg.cvlibs import manager, plugins
+from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.config import Config, Leaf, annotate, check_arguments, check_component, origin_of, plain
 from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.datasets import base as _datasets  # noqa: F401

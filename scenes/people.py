@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tools.scenes.canvas import Canvas, Sprite, box, disc, limb
+from scenes.canvas import Canvas, Sprite, box, disc, limb
 
 SKIN = [(226, 182, 152), (206, 158, 124), (164, 112, 80), (112, 76, 56)]
 CLOTHES = [(176, 44, 48), (44, 72, 134), (36, 38, 44), (206, 200, 188), (66, 108, 76), (214, 164, 56),

@@ -5,7 +5,7 @@ A vehicle's own metres: s along it (0 in the middle, the front positive), t to i
 
 import numpy as np
 
-from tools.scenes.canvas import Canvas, Sprite, box, disc, limb
+from scenes.canvas import Canvas, Sprite, box, disc, limb
 
 GLASS = np.array([44, 54, 64])
 CAR_PAINTS = [(178, 182, 186), (40, 42, 46), (228, 228, 226), (34, 66, 126), (158, 28, 34), (92, 96, 102),

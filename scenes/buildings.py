@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from tools.scenes.canvas import Canvas, quad_texture
-from tools.scenes.light import Light
+from scenes.canvas import Canvas, quad_texture
+from scenes.light import Light
 
 PLASTER = [(214, 196, 160), (206, 176, 140), (196, 190, 180), (222, 210, 188), (178, 158, 142),
            (200, 160, 138),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from paddleseg.cvlibs.errors import RunError
-from paddleseg.utils import guard, peers
+from paddleseg.launch import guard, peers
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_SEC = 20.0
@@ -22,7 +22,8 @@ RANK = f"""
 import argparse, ctypes, os, signal, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from paddleseg.cvlibs.errors import DataError, Interrupted
-from paddleseg.utils import guard, peers
+from paddleseg.launch import guard
+from paddleseg.launch import peers
 from paddleseg.utils.cli import run_main
 
 peers._NEWS_SEC = 2.0

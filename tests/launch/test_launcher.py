@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from paddleseg.utils import launcher
+from paddleseg.launch import launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"workerlog.0": "output", "workerlog.1": "output", "envlog.0": "TOKEN=x", "envlog.1": "TOKEN=x",
@@ -191,7 +191,8 @@ def cross_device(*_, **__):
 RANK = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from paddleseg.utils import distributed, launcher
+from paddleseg.utils import distributed
+from paddleseg.launch import launcher
 launcher.protect_logs("run")
 launcher.move_dumps("run")
 import paddle

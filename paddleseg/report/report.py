@@ -9,11 +9,11 @@ import numpy as np
 
 from paddleseg.core.infer import InferOptions
 from paddleseg.core.metrics import Scores
-from paddleseg.core.reporting import page, pictures, plots
-from paddleseg.core.reporting.collector import Collector
-from paddleseg.core.reporting.objects import ObjectSizes, bin_names
 from paddleseg.core.val import SCORE_COLUMNS, class_rows, headline
 from paddleseg.cvlibs.errors import RunError
+from paddleseg.report import page, pictures, plots
+from paddleseg.report.collector import Collector
+from paddleseg.report.objects import ObjectSizes, bin_names
 from paddleseg.utils import distributed, logger
 from paddleseg.utils.atomic import atomic_path
 

@@ -26,7 +26,7 @@ _PACKAGE = "paddleseg_plugins"  # what a file is called in sys.modules: this and
 
 # Where no user's code lies.
 _OTHERS = tuple(os.path.join(folder, "") for folder in {
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+    os.path.dirname(os.path.abspath(__file__)),
     *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))})
 
 _loaded: Dict[str, str] = {}  # what tells a plugin from others -> how it was named

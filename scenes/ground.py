@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from tools.scenes.canvas import Canvas, box, clip, fill
+from scenes.canvas import Canvas, box, clip, fill
 
 NEAR = 1.5  # metres: nothing nearer is in the picture
 

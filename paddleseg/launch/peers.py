@@ -14,7 +14,7 @@ import time
 from typing import Iterator, Optional, Tuple
 
 from paddleseg.cvlibs.errors import Interrupted, LostPeer, RunError, SegError
-from paddleseg.utils import guard
+from paddleseg.launch import guard
 from paddleseg.utils.signals import StopSignals
 
 # What Paddle, gloo and NCCL say when the other end of a collective is gone.

@@ -1,0 +1,1 @@
+"""Process supervision around `paddle.distributed.launch`: dead ranks, orphans, private logs."""
