@@ -28,7 +28,7 @@ get_paddleseg = test -d $(PADDLESEG) || { rm -rf $(PADDLESEG).part && PIP_USER=0
 get_onnx = $(ALIGN_PYTHON) -c "import paddle2onnx, onnxruntime" 2>/dev/null || \
 	PIP_USER=0 $(ALIGN_PYTHON) -m pip install --quiet -r requirements-onnx.txt
 
-.PHONY: help env demo ablation test soak lint bench align-env align align-quick align-mutations clean distclean
+.PHONY: help env demo ablation test test-all soak lint bench align-env align align-quick align-mutations clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^#   /  /p' $(firstword $(MAKEFILE_LIST))
@@ -46,11 +46,14 @@ ablation:  ## FCN, + Encoding, + SE-loss over five seeds, about 13 minutes (ABLA
 	@$(SETUP)
 	$(VENV_PYTHON) tools/ablation.py $(addprefix --device ,$(DEVICE)) $(ABLATION_ARGS)
 
-test:  ## ruff, then every test (TEST_ARGS=... goes to pytest)
+test:  ## ruff, then the tests of every change, under 4 minutes (TEST_ARGS=... goes to pytest)
 	@$(SETUP)
-	@$(call get_paddleseg,$(VENV_PYTHON)) || echo "no PaddleSeg from PyPI: the tests that read its files are skipped"
 	$(VENV_PYTHON) -m ruff check .
-	$(VENV_PYTHON) -m pytest -q -rs $(TEST_ARGS)
+	$(VENV_PYTHON) -m pytest -q -n 2 --dist loadfile -m "not slow" $(TEST_ARGS)
+
+test-all: test  ## then launches of several processes, survival, browser and PaddleSeg's own files
+	@$(call get_paddleseg,$(VENV_PYTHON)) || echo "no PaddleSeg from PyPI: the tests that read its files are skipped"
+	$(VENV_PYTHON) -m pytest -q -rs -m slow $(TEST_ARGS)
 
 soak:  ## ruin runs in every way we know, in full: an hour (SOAK_ARGS=... goes to tests/survival/soak.py)
 	@$(SETUP)

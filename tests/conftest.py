@@ -1,8 +1,22 @@
 import logging
+import os
 import signal
+from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are shared already
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import paddle
 import pytest
+
+SLOW = {"browser", "compat", "survival"}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark whole folders as slow; elsewhere a file says so itself."""
+    for item in items:
+        if Path(item.fspath).parent.name in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

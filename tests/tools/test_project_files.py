@@ -108,7 +108,8 @@ def test_make_lists_every_target():
 def test_make_gives_each_choice_its_environment(overrides, setup, python):
     lines = [" ".join(line.split()) for line in make("-n", "test", *overrides).stdout.splitlines()]
     assert setup in lines
-    assert f"{python} -m ruff check ." in lines and f"{python} -m pytest -q -rs" in lines
+    assert f"{python} -m ruff check ." in lines
+    assert any(line.startswith(f"{python} -m pytest -q") for line in lines)
 
 
 @needs_make
