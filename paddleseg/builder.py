@@ -20,7 +20,7 @@ from paddleseg.datasets import base as _datasets  # noqa: F401
 from paddleseg.models import losses as _losses  # noqa: F401
 from paddleseg.transforms import Compose
 from paddleseg.utils import logger
-from paddleseg.utils.atomic import atomic_path
+from paddleseg.utils.files import atomic_path
 from paddleseg.utils.palette import color_map
 from paddleseg.utils.weights import load_model_weights, read_model_weights
 

@@ -25,9 +25,9 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import ConfigError, RunError
-from paddleseg.utils.atomic import atomic_path
 from paddleseg.utils.cli import add_debug_flag, run_main
 from paddleseg.utils.device import usable_cores
+from paddleseg.utils.files import atomic_path
 
 ROOT = str(Path(__file__).resolve().parents[1])
 RECIPES = {"FCN": "configs/ablation/fcn_resnet18_scenes.yml",

@@ -59,7 +59,7 @@ def build_dataset(args: argparse.Namespace):
 def verify(args: argparse.Namespace, dataset, root: str) -> None:
     """Raise a DataError if the cache doesn't fit the data set or has changed since it was written."""
     from paddleseg.datasets.cache import INDEX, PIXELS, Cache
-    from paddleseg.utils.checksums import damage
+    from paddleseg.utils.files import damage
 
     cache = Cache(args.cache_dir, dataset, root)
     fault = damage(cache.folder, [INDEX, PIXELS])

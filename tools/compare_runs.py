@@ -136,7 +136,7 @@ def _text(value) -> str:
 
 def write_page(runs: Sequence[Run], charts: Sequence[Tuple[str, list]], path: str) -> None:
     from paddleseg.report import page
-    from paddleseg.utils.atomic import atomic_path
+    from paddleseg.utils.files import atomic_path
 
     looks = {line.name + DASHES[line.dashes]: line.color for _, lines in charts for line in lines}
     figures = [page.line_chart(caption, [line._replace(points=page.thinned(line.points)) for line in lines],

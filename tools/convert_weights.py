@@ -27,8 +27,8 @@ import numpy as np
 
 from paddleseg.cvlibs.errors import ConfigError, WeightsError
 from paddleseg.utils import dialects, weight_shapes
-from paddleseg.utils.atomic import atomic_path
 from paddleseg.utils.cli import add_debug_flag, run_main
+from paddleseg.utils.files import atomic_path
 from paddleseg.utils.weights import find_weights, read_weights, write_weights
 
 PADDLE = "paddle"

@@ -157,7 +157,7 @@ def describe(config, files: Dict[str, str], folder: str, args: argparse.Namespac
 
     import paddleseg
     from paddleseg import builder
-    from paddleseg.utils.checksums import sha256
+    from paddleseg.utils.files import sha256
 
     return {
         **files,
@@ -220,7 +220,7 @@ def finish_files(folder: str, section: Dict) -> None:
     """Write deploy.yaml, and see to it that all files reach the disk."""
     import yaml
 
-    from paddleseg.utils.atomic import atomic_path
+    from paddleseg.utils.files import atomic_path
 
     for name in section["sha256"]:
         with atomic_path(os.path.join(folder, name)) as temporary:
@@ -236,7 +236,7 @@ def main(args: argparse.Namespace) -> int:
     from paddleseg.core.export import folded
     from paddleseg.cvlibs.config import load_config
     from paddleseg.utils import device, logger
-    from paddleseg.utils.atomic import atomic_directory
+    from paddleseg.utils.files import atomic_directory
 
     check_shape(args.input_shape)
     check_save_dir(args.save_dir, args.overwrite)

@@ -24,7 +24,7 @@ import paddle.nn as nn
 from paddleseg.core.ema import AveragedWeights
 from paddleseg.core.precision import float32_weights
 from paddleseg.cvlibs.errors import RunError, WeightsError
-from paddleseg.utils import atomic, checksums, logger
+from paddleseg.utils import files, logger
 from paddleseg.utils.weights import load_into, read_weights, write_weights
 
 WEIGHTS, OPTIMIZER, STATE, SCORE = "model.pdparams", "model.pdopt", "train_state.json", "score.json"
@@ -44,7 +44,7 @@ def save_checkpoint(save_dir: str, iteration: int, model: nn.Layer, optimizer, s
         RunError: it can't be written, for want of room, say; earlier checkpoints are as they were.
     """
     path = os.path.join(save_dir, f"iter_{iteration}")
-    with _saving(save_dir, path), atomic.atomic_directory(path) as temporary:
+    with _saving(save_dir, path), files.atomic_directory(path) as temporary:
         write_weights(os.path.join(temporary, WEIGHTS), float32_weights(model, optimizer))
         slots = optimizer_state(model, optimizer)
         write_weights(os.path.join(temporary, OPTIMIZER), slots)
@@ -52,7 +52,7 @@ def save_checkpoint(save_dir: str, iteration: int, model: nn.Layer, optimizer, s
             write_weights(os.path.join(temporary, AVERAGED), averaged.state(model))
         without_slots = sorted(set(_trainable_names(model).values()) - _owners(slots))
         _write_json(os.path.join(temporary, STATE), {"iter": iteration, "without_slots": without_slots, **state})
-        checksums.write_sums(temporary)
+        files.write_sums(temporary)
     return path
 
 
@@ -64,7 +64,7 @@ def save_best(save_dir: str, model: nn.Layer, optimizer, score: Dict,
         RunError: it can't be written; an earlier one is as it was.
     """
     path, before = os.path.join(save_dir, BEST), best_score(save_dir) or {}
-    with _saving(save_dir, path), atomic.atomic_directory(path) as temporary:
+    with _saving(save_dir, path), files.atomic_directory(path) as temporary:
         if averaged is None:
             new, old, weights = WEIGHTS, AVERAGED, float32_weights(model, optimizer)
             scores = {**score, **{key: value for key, value in before.items() if key == "ema"}}
@@ -73,24 +73,24 @@ def save_best(save_dir: str, model: nn.Layer, optimizer, score: Dict,
             scores = {**before, "ema": score}
         write_weights(os.path.join(temporary, new), weights)
         if os.path.exists(os.path.join(path, old)):
-            with atomic.atomic_path(os.path.join(temporary, old)) as kept:
+            with files.atomic_path(os.path.join(temporary, old)) as kept:
                 shutil.copyfile(os.path.join(path, old), kept)
         _write_json(os.path.join(temporary, SCORE), scores)
-        checksums.write_sums(temporary)
+        files.write_sums(temporary)
 
 
 def forget_best_averages(save_dir: str) -> None:
     """Replace `best_model` by one without averaged weights."""
     path, scores = os.path.join(save_dir, BEST), best_score(save_dir)
-    with _saving(save_dir, path), atomic.atomic_directory(path) as temporary:
-        with atomic.atomic_path(os.path.join(temporary, WEIGHTS)) as kept:
+    with _saving(save_dir, path), files.atomic_directory(path) as temporary:
+        with files.atomic_path(os.path.join(temporary, WEIGHTS)) as kept:
             shutil.copyfile(os.path.join(path, WEIGHTS), kept)
         _write_json(os.path.join(temporary, SCORE), {key: value for key, value in scores.items() if key != "ema"})
-        checksums.write_sums(temporary)
+        files.write_sums(temporary)
 
 
 def damage_of_best(save_dir: str) -> Optional[str]:
-    """What is wrong with `best_model`, see `checksums.damage`."""
+    """What is wrong with `best_model`, see `files.damage`."""
     return _damage(os.path.join(save_dir, BEST), (WEIGHTS, SCORE))
 
 
@@ -145,14 +145,14 @@ def prune_checkpoints(save_dir: str, keep: int, iteration: int) -> None:
     """Of the checkpoints up to `iteration`, remove the oldest beyond `keep`; `best_model` stays."""
     behind = [path for path in list_checkpoints(save_dir) if iteration_of(path) <= iteration]
     for path in behind[:-keep]:
-        atomic.remove_directory(path)
+        files.remove_directory(path)
 
 
 def recover(save_dir: str) -> None:
     """Put back what a crash in the midst of a replacement left aside."""
     for name in os.listdir(save_dir):
-        if re.fullmatch(rf"(iter_\d+|{BEST}){re.escape(atomic.OLD)}", name):
-            atomic.put_back(os.path.join(save_dir, name[:-len(atomic.OLD)]))
+        if re.fullmatch(rf"(iter_\d+|{BEST}){re.escape(files.BACKUP)}", name):
+            files.restore_backup(os.path.join(save_dir, name[:-len(files.BACKUP)]))
 
 
 def is_whole(directory: str) -> bool:
@@ -160,9 +160,9 @@ def is_whole(directory: str) -> bool:
 
 
 def _damage(directory: str, content: Sequence[str] = _CONTENT) -> Optional[str]:
-    """What is wrong with a checkpoint, see `checksums.damage`; with its averaged weights too, if it has some."""
-    has_averages = checksums.is_listed(os.path.join(directory, AVERAGED))
-    return checksums.damage(directory, (*content, AVERAGED) if has_averages else content)
+    """What is wrong with a checkpoint, see `files.damage`; with its averaged weights too, if it has some."""
+    has_averages = files.is_listed(os.path.join(directory, AVERAGED))
+    return files.damage(directory, (*content, AVERAGED) if has_averages else content)
 
 
 def verify(directory: str) -> Dict:
@@ -260,7 +260,7 @@ def restore_optimizer(model: nn.Layer, optimizer, path: str, without_slots: Sequ
 
 
 def _write_json(path: str, content: Dict) -> None:
-    with atomic.atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with files.atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, default=str)  # a date, which YAML knows and JSON doesn't
 
 

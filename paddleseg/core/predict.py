@@ -20,7 +20,7 @@ from paddleseg.datasets.cityscapes_server import server_name
 from paddleseg.transforms import Compose
 from paddleseg.transforms.image_io import is_turned, write_png
 from paddleseg.utils import distributed, logger
-from paddleseg.utils.atomic import atomic_path
+from paddleseg.utils.files import atomic_path
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 OUTPUTS = ("added_prediction", "pseudo_color_prediction", "label")

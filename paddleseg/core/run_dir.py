@@ -1,6 +1,5 @@
 """The directory of a run: whose it is, which checkpoint to go on from, what a new run clears away."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -8,10 +7,10 @@ from typing import Callable, Dict, Optional
 
 from paddleseg.core import checkpoint
 from paddleseg.cvlibs.errors import RunError
-from paddleseg.utils import atomic, logger
+from paddleseg.utils import files, logger
 
 _WHOLE = re.compile(rf"iter_\d+|{checkpoint.BEST}")
-_LEFTOVER = re.compile(rf"({_WHOLE.pattern})({re.escape(atomic.TEMPORARY)}|{re.escape(atomic.OLD)})")
+_LEFTOVER = re.compile(rf"({_WHOLE.pattern})({re.escape(files.TEMPORARY)}|{re.escape(files.BACKUP)})")
 _locks: Dict[str, int] = {}  # directory -> its descriptor
 _RECORDS = re.compile(r"config\.yml|train\.log|log\.jsonl|vdlrecords.*")
 
@@ -52,14 +51,13 @@ def lock(save_dir: str) -> None:
         return
     folder = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(folder)
-        raise RunError(f"{save_dir}: another run is writing there; wait for its end, or name another --save_dir"
-                       ) from None
+        is_free = files.lock(folder)
     except OSError:  # a file system without locks
         os.close(folder)
         return
+    if not is_free:
+        os.close(folder)
+        raise RunError(f"{save_dir}: another run is writing there; wait for its end, or name another --save_dir")
     _locks[path] = folder
     # A worker that outlives its killed parent for a moment must not keep the run from being resumed.
     os.register_at_fork(after_in_child=lambda: os.close(folder))
@@ -111,24 +109,24 @@ def open_save_dir(save_dir: str, resumed: Optional[str]) -> None:
     lock(save_dir)
     names = [os.path.join(save_dir, name) for name in os.listdir(save_dir)]
     for path in filter(_is(_LEFTOVER), names):
-        atomic.remove_tree(path)
+        files.remove_tree(path)
     if resumed is None:
         # All are renamed before one is deleted: of a deletion that is cut off nothing can be resumed.
         old = list(filter(_is(_WHOLE), names))
         for path in old:
-            os.rename(path, path + atomic.TEMPORARY)
+            os.rename(path, path + files.TEMPORARY)
         for path in old:
-            atomic.remove_tree(path + atomic.TEMPORARY)
+            files.remove_tree(path + files.TEMPORARY)
         for path in filter(_is(_RECORDS), names):
             os.remove(path)
     for folder in (save_dir, *checkpoint.list_checkpoints(save_dir)):
-        atomic.remove_leftovers(folder)
+        files.remove_leftovers(folder)
     if resumed is None:
         return
     run = os.path.dirname(os.path.abspath(resumed))
     if _same(run, save_dir):
         for path in _newer(save_dir, resumed):
-            atomic.remove_directory(path)
+            files.remove_directory(path)
     _keep_best(run, save_dir, checkpoint.verify(resumed)["iter"])
 
 
@@ -136,7 +134,7 @@ def _keep_best(run: str, save_dir: str, iteration: int) -> None:
     """Bring the best model along from another directory; set aside one that is damaged or not of this run's past."""
     target = os.path.join(save_dir, checkpoint.BEST)
     if os.path.isdir(os.path.join(run, checkpoint.BEST)) and not os.path.exists(target):
-        with atomic.atomic_directory(target) as temporary:
+        with files.atomic_directory(target) as temporary:
             shutil.copytree(os.path.join(run, checkpoint.BEST), temporary, dirs_exist_ok=True)
     if not os.path.isdir(target):
         return
@@ -145,12 +143,12 @@ def _keep_best(run: str, save_dir: str, iteration: int) -> None:
     if score.get("iter", 0) > iteration:
         fault, aside = f"it comes after iteration {iteration}", f"{target}.of_another_run"
     if fault:
-        atomic.remove_tree(aside)
+        files.remove_tree(aside)
         os.rename(target, aside)
         logger.warning(f"{target}: {fault}; set aside as {os.path.basename(aside)}")
     elif score.get("ema", {}).get("iter", 0) > iteration:
         aside = f"{target}.of_another_run"
-        atomic.remove_tree(aside)
+        files.remove_tree(aside)
         shutil.copytree(target, aside)
         checkpoint.forget_best_averages(save_dir)
         logger.warning(f"{target}: its averaged weights come after iteration {iteration}; they are set aside in "

@@ -23,8 +23,8 @@ import numpy as np
 
 from paddleseg.cvlibs.errors import DataError, RunError, SegError
 from paddleseg.transforms.image_io import image_size
-from paddleseg.utils.atomic import atomic_directory, atomic_path
-from paddleseg.utils.checksums import damage, write_sums
+from paddleseg.utils import files
+from paddleseg.utils.files import atomic_directory, atomic_path, damage, write_sums
 from paddleseg.utils.parallel import map_parallel
 
 INDEX, PIXELS = "index.json", "pixels.bin"
@@ -165,7 +165,9 @@ def write_cache(dataset, directory: str, root: str, num_workers: int) -> int:
         os.makedirs(directory, exist_ok=True)
         lock = os.open(directory, os.O_RDONLY)
         try:
-            _lock(lock, directory)
+            if not files.lock(lock):
+                raise RunError(f"--cache_dir {directory}: another process writes a cache there; wait for it, or name "
+                               f"another")
             with atomic_directory(folder) as temporary:
                 _reserve(temporary, folder, total)
                 _fill(dataset, os.path.join(temporary, PIXELS), entries, num_workers)
@@ -179,16 +181,6 @@ def write_cache(dataset, directory: str, root: str, num_workers: int) -> int:
         raise RunError(f"--cache_dir {directory} can't be written to ({error.strerror or error}); make room there, "
                        f"or name another") from error
     return total
-
-
-def _lock(descriptor: int, directory: str) -> None:
-    import fcntl  # not on Windows
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RunError(f"--cache_dir {directory}: another process writes a cache there; wait for it, or name "
-                       f"another") from error
 
 
 def _lay_out(dataset, root: str) -> Tuple[List[Entry], int]:

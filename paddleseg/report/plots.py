@@ -16,7 +16,7 @@ from paddleseg.core.metrics import Scores
 from paddleseg.report import page
 from paddleseg.report.objects import ObjectSizes, bin_names
 from paddleseg.utils import logger
-from paddleseg.utils.atomic import atomic_path
+from paddleseg.utils.files import atomic_path
 
 ADVICE = "matplotlib isn't installed: `pip install matplotlib`"
 # The first is matplotlib's own; the others have what it lacks, where they are installed.

@@ -15,7 +15,7 @@ from paddleseg.report import page, pictures, plots
 from paddleseg.report.collector import Collector
 from paddleseg.report.objects import ObjectSizes, bin_names
 from paddleseg.utils import distributed, logger
-from paddleseg.utils.atomic import atomic_path
+from paddleseg.utils.files import atomic_path
 
 FILE = "report.html"
 

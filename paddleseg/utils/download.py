@@ -1,7 +1,6 @@
 """Download a file once: checked, resumed, atomic, and shared by the processes of one machine."""
 
 import contextlib
-import hashlib
 import http.client
 import logging
 import os
@@ -14,6 +13,7 @@ from typing import Iterator, NamedTuple, Optional
 from urllib.parse import SplitResult, urlsplit
 
 from paddleseg.cvlibs.errors import DataError, SegError
+from paddleseg.utils import files
 
 logger = logging.getLogger(__name__)
 
@@ -302,24 +302,17 @@ def _forget(path: str) -> None:
 def _check_sha256(path: str, expected: Optional[str]) -> None:
     if expected is None:
         return
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    if not digest.hexdigest().startswith(expected):
-        raise DownloadError(f"{path} has the SHA-256 {digest.hexdigest()}, the URL states {expected}; "
+    found = files.sha256(path)
+    if not found.startswith(expected):
+        raise DownloadError(f"{path} has the SHA-256 {found}, the URL states {expected}; "
                             "if the file is right, add #sha256= and its 64 digits to the URL")
 
 
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
     """Hold the lock file; the system lets go of it when the process ends, however it ends."""
-    import fcntl  # not on Windows, where everything but downloads works
-
     with open(path, "w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not files.lock(stream.fileno()):
             logger.info("another process is fetching %s; waiting for it", path[:-len(".lock")])
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            files.lock(stream.fileno(), wait=True)
         yield

@@ -15,7 +15,7 @@ from typing import Callable, Dict, List, Mapping, Optional, Tuple
 from tqdm import tqdm
 
 from paddleseg.cvlibs.errors import RunError
-from paddleseg.utils.atomic import atomic_path
+from paddleseg.utils.files import atomic_path
 
 _FORMAT = logging.Formatter("%(asctime)s [%(levelname)s]\t%(message)s", "%Y-%m-%d %H:%M:%S")
 

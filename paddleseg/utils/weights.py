@@ -10,8 +10,8 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
 import numpy as np
 
 from paddleseg.cvlibs.errors import WeightsError
-from paddleseg.utils import archive, checksums, dialects, download, safe_pickle, weight_shapes
-from paddleseg.utils.atomic import atomic_path
+from paddleseg.utils import archive, dialects, download, files, safe_pickle, weight_shapes
+from paddleseg.utils.files import atomic_path
 from paddleseg.utils.weight_shapes import times
 
 logger = logging.getLogger(__name__)
@@ -172,12 +172,12 @@ def read_model_weights(path: str) -> ModelWeights:
         WeightsError: the file can't be read, isn't the one that was saved (where checksums lie beside it), or
             holds only a part of another project's model.
     """
-    if checksums.is_listed(path):
+    if files.is_listed(path):
         folder, name = os.path.split(path)
         folder = folder or "."
-        fault = checksums.damage(folder, [name])
+        fault = files.damage(folder, [name])
         if fault:
-            raise WeightsError(f"{folder}: {fault}; take another checkpoint, or delete {checksums.SUMS} there if the "
+            raise WeightsError(f"{folder}: {fault}; take another checkpoint, or delete {files.SUMS} there if the "
                                f"file was changed on purpose")
     weights = read_weights(path)
     try:

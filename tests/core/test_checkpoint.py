@@ -14,7 +14,7 @@ from paddleseg.core.checkpoint import (
     save_checkpoint,
 )
 from paddleseg.cvlibs.errors import RunError, WeightsError
-from paddleseg.utils import checksums
+from paddleseg.utils import files
 from paddleseg.utils.weights import read_model_weights, read_weights, write_weights
 
 
@@ -69,7 +69,7 @@ def test_optimizer_state_of_another_model_is_refused(tmp_path):
     state = read_weights(str(tmp_path / "iter_1" / "model.pdopt"))
     state["tail.weight@velocity_0"] = state.pop("head.weight@velocity_0")
     write_weights(str(tmp_path / "iter_1" / "model.pdopt"), state)
-    checksums.write_sums(str(tmp_path / "iter_1"))
+    files.write_sums(str(tmp_path / "iter_1"))
     with pytest.raises(WeightsError, match="belongs to another model; 2 parameters differ"):
         load_checkpoint(str(tmp_path / "iter_1"), *trained())
 
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_named(tmp_path, name):
 def test_a_state_without_an_iteration_is_refused(tmp_path, text):
     save_checkpoint(str(tmp_path), 1, *trained(), {})
     (tmp_path / "iter_1" / "train_state.json").write_text(text)
-    checksums.write_sums(str(tmp_path / "iter_1"))
+    files.write_sums(str(tmp_path / "iter_1"))
     with pytest.raises(RunError, match="train_state.json"):
         load_checkpoint(str(tmp_path / "iter_1"), *trained())
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from paddleseg.core import run_dir
-from paddleseg.utils import atomic
+from paddleseg.utils import files
 
 
 def test_of_an_old_run_whose_deletion_is_cut_off_nothing_can_be_resumed(tmp_path, monkeypatch):
@@ -21,7 +21,7 @@ def test_of_an_old_run_whose_deletion_is_cut_off_nothing_can_be_resumed(tmp_path
         removed.append(path)
 
     with monkeypatch.context() as context:
-        context.setattr(atomic, "remove_tree", cut_off)
+        context.setattr(files, "remove_tree", cut_off)
         with pytest.raises(KeyboardInterrupt):
             run_dir.open_save_dir(str(tmp_path), None)
     assert sorted(os.listdir(tmp_path)) == ["best_model.tmp", "iter_2.tmp", "iter_4.tmp", "iter_6.tmp", "mine"]

@@ -24,7 +24,7 @@ from paddleseg.core.train import TrainOptions, give_labels_where_ignored_differe
 from paddleseg.cvlibs.errors import ConfigError, Interrupted, RunError
 from paddleseg.datasets.loader import train_batches
 from paddleseg.models.losses import CrossEntropyLoss, SELoss, coarse, se_loss
-from paddleseg.utils import checksums
+from paddleseg.utils import files
 from paddleseg.utils.logger import setup_logging
 from paddleseg.utils.signals import StopSignals
 from paddleseg.utils.weights import read_weights
@@ -54,7 +54,7 @@ def records(save_dir, mode):
 def set_best(save_dir, miou):
     """Let the best model have this score."""
     (save_dir / "best_model" / "score.json").write_text(f'{{"iter": 3, "miou": {miou}, "accuracy": 1.0}}')
-    checksums.write_sums(str(save_dir / "best_model"))
+    files.write_sums(str(save_dir / "best_model"))
 
 
 def same(one, other):
@@ -332,7 +332,7 @@ def test_a_score_that_is_not_a_number_is_no_best(tmp_path):
 def test_the_best_model_of_a_discarded_future_is_set_aside(tmp_path, lines):
     run(tmp_path, do_eval=True, val_dataset=Colors("val", 3))
     (tmp_path / "best_model" / "score.json").write_text('{"iter": 6, "miou": 2.0, "accuracy": 1.0}')
-    checksums.write_sums(str(tmp_path / "best_model"))
+    files.write_sums(str(tmp_path / "best_model"))
     _, best = run(tmp_path, resume_model=tmp_path / "iter_3", do_eval=True, val_dataset=Colors("val", 3))
     assert best < 2.0 and any("it comes after iteration 3; set aside" in line for line in lines)
 
@@ -469,7 +469,7 @@ def test_another_paddle_is_named(tmp_path, lines):
     state = json.loads(path.read_text())
     state["versions"]["Paddle"] = "1.0"
     path.write_text(json.dumps(state))
-    checksums.write_sums(str(path.parent))
+    files.write_sums(str(path.parent))
     run(tmp_path, resume_model=path.parent)
     assert any("Paddle 1.0, now" in line for line in lines)
 

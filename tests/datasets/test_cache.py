@@ -24,7 +24,7 @@ from paddleseg.transforms import (
     RandomResize,
     ResizeStepScaling,
 )
-from paddleseg.utils.checksums import SUMS, write_sums
+from paddleseg.utils.files import SUMS, write_sums
 
 FIRST = "aachen", "000000_000019"
 PIPELINES = {

@@ -20,7 +20,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from outcome import Outcome, choices, seed
 
-from paddleseg.utils import checksums
+from paddleseg.utils import files
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULTY_MACHINE = Path(__file__).with_name("faulty_machine.py")
@@ -253,7 +253,7 @@ class Watch:
 
     def _verify(self, iteration: int) -> None:
         directory = self.session.save_dir / f"iter_{iteration}"
-        fault = checksums.damage(str(directory), CHECKPOINT)
+        fault = files.damage(str(directory), CHECKPOINT)
         if fault and directory.exists():
             self.session.faults.append(f"iter_{iteration} was there and not whole: {fault}")
         self._verified.add(iteration)
@@ -343,7 +343,7 @@ def final_differences(save_dir: Path, whole: Path, same_log: bool = True) -> Lis
     if not (save_dir / last / "score.json").exists():
         found.append(f"{last} isn't there or isn't evaluated")
     best = save_dir / "best_model"
-    fault = checksums.damage(str(best), BEST)
+    fault = files.damage(str(best), BEST)
     if fault:
         found.append(f"best_model: {fault}")
     else:

@@ -11,7 +11,7 @@ from fake_data import image_path, label_path, make_cityscapes, write_label
 
 from paddleseg.cvlibs import manager
 from paddleseg.datasets import Cityscapes
-from paddleseg.utils.checksums import write_sums
+from paddleseg.utils.files import write_sums
 from tools.cache_dataset import main
 
 ROOT = Path(__file__).resolve().parents[2]
