@@ -66,7 +66,7 @@ def build():
     """The model in evaluation mode, with random weights that keep its values in range."""
     from diff import inputs, ours
     from paddleseg import builder
-    from paddleseg.utils.weights import load_into
+    from paddleseg.weights.load import load_into
 
     config = inputs.recipe("mmseg")
     model = builder.build_model(config, pretrained=False)

@@ -20,7 +20,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import WeightsError
-from paddleseg.utils.safe_pickle import printable, read_npy
+from paddleseg.utils.cli import printable
+from paddleseg.weights.unpickle import read_npy
 
 STEPS = ("data", "forward", "metric", "loss", "bp_align", "train_align", "schedule")
 DTYPES = ("float32", "float64")

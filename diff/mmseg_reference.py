@@ -43,7 +43,7 @@ from mmseg.utils import register_all_modules  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 
 from diff.inputs import Setup  # noqa: E402
-from paddleseg.utils import dialects  # noqa: E402
+from paddleseg.weights import dialects  # noqa: E402
 
 
 class _FloatMeansDouble(TorchFunctionMode):

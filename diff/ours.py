@@ -13,7 +13,7 @@ from paddleseg import builder
 from paddleseg.core.precision import MixedPrecision
 from paddleseg.core.train import backward
 from paddleseg.cvlibs.config import Config
-from paddleseg.utils.weights import load_into
+from paddleseg.weights.load import load_into
 
 
 def random_weights(config: Config, seed: int = 0) -> Dict[str, np.ndarray]:

@@ -192,7 +192,8 @@ class Side:
     def _exchange_weights(self) -> None:
         """Build PaddleSeg's network from a file of ours, and read the file that it saves."""
         from paddleseg.cvlibs.errors import ConfigError, WeightsError
-        from paddleseg.utils.weights import read_weights, write_weights
+        from paddleseg.weights.load import read_weights
+        from paddleseg.weights.write import write_weights
 
         if self._setup.base_channels != 64:
             raise ConfigError(f"base_channels {self._setup.base_channels}: PaddleSeg's ResNet has 64")

@@ -15,7 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from diff.inputs import IGNORE_INDEX, NUM_CLASSES, Setup
-from paddleseg.utils import dialects
+from paddleseg.weights import dialects
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 COEFFICIENTS = {"seg": 1.0, "aux": 0.4, "se": 0.2}

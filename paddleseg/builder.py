@@ -22,7 +22,7 @@ from paddleseg.transforms import Compose
 from paddleseg.utils import logger
 from paddleseg.utils.files import atomic_path
 from paddleseg.utils.palette import color_map
-from paddleseg.utils.weights import load_model_weights, read_model_weights
+from paddleseg.weights.load import load_model_weights, read_model_weights
 
 _SECTIONS = {
     "train_dataset": manager.DATASETS, "val_dataset": manager.DATASETS, "test_dataset": manager.DATASETS,

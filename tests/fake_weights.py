@@ -6,7 +6,7 @@ from typing import Sequence
 from diff.inputs import random_weights
 from paddleseg import builder
 from paddleseg.cvlibs.config import load_config
-from paddleseg.utils.weights import write_weights
+from paddleseg.weights.write import write_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -261,7 +261,8 @@ def test_a_directory_with_a_run_is_refused(trained, on_scenes):
 
 @pytest.mark.parametrize("script", ["val.py", "predict.py"])
 def test_weights_that_leave_a_parameter_unset_are_refused(trained, on_scenes, scenes, tmp_path, script):
-    from paddleseg.utils.weights import read_weights, write_weights
+    from paddleseg.weights.load import read_weights
+    from paddleseg.weights.write import write_weights
     partial = read_weights(str(weights(trained)))
     del partial["head.weight"], partial["backbone.conv1_1._batch_norm._mean"]
     write_weights(str(tmp_path / "partial.pdparams"), partial)

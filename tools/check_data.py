@@ -42,10 +42,9 @@ from paddleseg.datasets.cityscapes import (
 from paddleseg.datasets.class_weights import weights_in_words
 from paddleseg.datasets.dataset import find_listed, name_classes
 from paddleseg.transforms.image_io import is_turned
-from paddleseg.utils.cli import add_debug_flag, run_main
+from paddleseg.utils.cli import add_debug_flag, printable, run_main
 from paddleseg.utils.device import usable_cores
 from paddleseg.utils.parallel import map_parallel
-from paddleseg.utils.safe_pickle import printable
 
 CUSTOM_FLAGS = ("train_path", "val_path", "test_path",
                 "num_classes", "separator", "ignore_index", "class_names")

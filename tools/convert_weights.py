@@ -26,10 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from paddleseg.cvlibs.errors import ConfigError, WeightsError
-from paddleseg.utils import dialects, weight_shapes
 from paddleseg.utils.cli import add_debug_flag, run_main
 from paddleseg.utils.files import atomic_path
-from paddleseg.utils.weights import find_weights, read_weights, write_weights
+from paddleseg.weights import dialects, weight_shapes
+from paddleseg.weights.load import find_weights, read_weights
+from paddleseg.weights.write import write_weights
 
 PADDLE = "paddle"
 TARGETS = (PADDLE, dialects.OURS, *(name for name in dialects.DIALECTS if name != "torchvision"))

@@ -22,12 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import ConfigError, DataError, RunError
 from paddleseg.transforms.image_io import read_image, write_png
-from paddleseg.utils.cli import add_debug_flag, run_main
+from paddleseg.utils.cli import add_debug_flag, printable, run_main
 from paddleseg.utils.device import usable_cores
 from paddleseg.utils.files import atomic_path
 from paddleseg.utils.palette import color_map
 from paddleseg.utils.parallel import map_parallel
-from paddleseg.utils.safe_pickle import printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 IGNORE_INDEX = 255

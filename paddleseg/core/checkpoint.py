@@ -25,7 +25,8 @@ from paddleseg.core.ema import AveragedWeights
 from paddleseg.core.precision import float32_weights
 from paddleseg.cvlibs.errors import RunError, WeightsError
 from paddleseg.utils import files, logger
-from paddleseg.utils.weights import load_into, read_weights, write_weights
+from paddleseg.weights.load import load_into, read_weights
+from paddleseg.weights.write import write_weights
 
 WEIGHTS, OPTIMIZER, STATE, SCORE = "model.pdparams", "model.pdopt", "train_state.json", "score.json"
 AVERAGED = "ema_model.pdparams"

@@ -13,7 +13,7 @@ from paddleseg.core import checkpoint
 from paddleseg.core.ema import AveragedWeights
 from paddleseg.datasets.loader import batches_per_epoch
 from paddleseg.utils import distributed, logger
-from paddleseg.utils.weights import read_weights
+from paddleseg.weights.load import read_weights
 
 # Keys of a configuration that a resumed run may change without becoming another run.
 _FREE_KEYS = ("test_dataset", "log_iters", "save_interval", "keep_checkpoint_max", "num_workers", "use_vdl", "do_eval",

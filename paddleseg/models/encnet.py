@@ -111,7 +111,7 @@ class EncNet(nn.Layer):
         if unbiased_variance:
             layers.use_unbiased_variance(self)
         if pretrained is not None:
-            from paddleseg.utils.weights import load_pretrained
+            from paddleseg.weights.load import load_pretrained
             load_pretrained(self, pretrained)
 
     def forward(self, x: paddle.Tensor, at_input_size: bool = True) -> List[paddle.Tensor]:

@@ -71,6 +71,11 @@ def add_inference_flags(parser: argparse.ArgumentParser, augment_flag: str) -> N
     parser.add_argument("--stride", nargs=2, type=int, metavar=("W", "H"), help="its steps: right, down")
 
 
+def printable(text: str) -> str:
+    """Replace control characters and line ends by "?": messages quote file content and go to terminals."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def run_main(function: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Call `function(args)`; a SegError becomes one line and its exit code, and so does a disk that takes nothing."""
     # What Paddle warns of at every import and every training is nothing that a user could mend.
@@ -84,10 +89,8 @@ def run_main(function: Callable[[argparse.Namespace], int], args: argparse.Names
     except (SegError, Interrupted) as error:
         if args.debug:
             traceback.print_exc()
-        # A file's own words may be in it, and they shall not command the terminal.
-        line = "".join(letter if letter.isprintable() else "?" for letter in str(error))
         try:
-            print(f"{type(error).__name__}: {line}", file=sys.stderr, flush=True)
+            print(f"{type(error).__name__}: {printable(str(error))}", file=sys.stderr, flush=True)
         except BrokenPipeError:  # of `2>&1 | tee log`, which the same Ctrl-C has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         return error.exit_code

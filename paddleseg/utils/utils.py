@@ -4,7 +4,7 @@ import os
 from typing import Optional
 
 from paddleseg.utils.download import cache_home
-from paddleseg.utils.weights import find_weights, load_pretrained
+from paddleseg.weights.load import find_weights, load_pretrained
 
 __all__ = ["download_pretrained_model", "load_entire_model", "load_pretrained_model", "seg_env"]
 
@@ -27,7 +27,7 @@ def load_pretrained_model(model, pretrained_model: Optional[str]) -> None:
     Unlike PaddleSeg's, which leaves out what doesn't fit, this is strict.
 
     Raises:
-        WeightsError: see `paddleseg.utils.weights.load_pretrained`.
+        WeightsError: see `paddleseg.weights.load.load_pretrained`.
     """
     load_pretrained(model, pretrained_model)
 

@@ -38,7 +38,7 @@ def evaluated(tmp_path_factory):
     """A report of an untrained network on drawn scenes, and what val.py printed."""
     from paddleseg import builder
     from paddleseg.cvlibs.config import load_config
-    from paddleseg.utils.weights import write_weights
+    from paddleseg.weights.write import write_weights
 
     root = tmp_path_factory.mktemp("evaluated")
     python("tools/make_scenes.py", root / "scenes", "--train", 1, "--val", 5, "--test", 1, "--size", 64, 128)

@@ -15,7 +15,8 @@ from paddleseg.core.checkpoint import (
 )
 from paddleseg.cvlibs.errors import RunError, WeightsError
 from paddleseg.utils import files
-from paddleseg.utils.weights import read_model_weights, read_weights, write_weights
+from paddleseg.weights.load import read_model_weights, read_weights
+from paddleseg.weights.write import write_weights
 
 
 def trained(seed=0):

@@ -13,7 +13,7 @@ from paddleseg.core.resume import averaged_weights
 from paddleseg.core.run_dir import open_save_dir
 from paddleseg.core.val import evaluate
 from paddleseg.cvlibs.errors import RunError, WeightsError
-from paddleseg.utils.weights import load_into, read_weights
+from paddleseg.weights.load import load_into, read_weights
 
 VAL = Colors("val", 3)
 

@@ -12,7 +12,7 @@ from paddleseg.core import export
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import RunError
 from paddleseg.models import EncNet
-from paddleseg.utils.weights import load_into
+from paddleseg.weights.load import load_into
 
 
 def encnet(**changes):

@@ -8,7 +8,7 @@ from paddleseg.core.checkpoint import optimizer_state, restore_optimizer
 from paddleseg.core.optim import SGD, Adam, AdamW, Momentum, grouped_parameters
 from paddleseg.cvlibs.config import load_config
 from paddleseg.cvlibs.errors import ConfigError
-from paddleseg.utils.weights import write_weights
+from paddleseg.weights.write import write_weights
 
 OPTIMIZERS = [(SGD, {"momentum": 0.9}), (Momentum, {}), (Adam, {}), (AdamW, {})]
 GROUPS = [{"name": "norm", "weight_decay_mult": 0.0}, {"name": "backbone", "lr_mult": 0.1},

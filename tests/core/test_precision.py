@@ -27,7 +27,8 @@ from paddleseg.models import EncNet
 from paddleseg.models.backbones import ResNet18_vd
 from paddleseg.models.layers import Encoding
 from paddleseg.models.losses import CrossEntropyLoss, SELoss
-from paddleseg.utils.weights import load_into, read_weights, write_weights
+from paddleseg.weights.load import load_into, read_weights
+from paddleseg.weights.write import write_weights
 
 HALVES = {"fp16": "float16", "bf16": "bfloat16"}
 TOLERANCES = {"fp16": 0.02, "bf16": 0.04}  # of losses; three times what the simulated rounding does in 20 steps

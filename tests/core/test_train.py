@@ -27,7 +27,7 @@ from paddleseg.models.losses import CrossEntropyLoss, SELoss, coarse, se_loss
 from paddleseg.utils import files
 from paddleseg.utils.logger import setup_logging
 from paddleseg.utils.signals import StopSignals
-from paddleseg.utils.weights import read_weights
+from paddleseg.weights.load import read_weights
 
 LINE = re.compile(r"\[TRAIN\] epoch: \d+, iter: \d+/\d+, loss: [\d.]+, lr: [\d.]+, batch_cost: [\d.]+, "
                   r"reader_cost: [\d.]+, ips: [\d.]+ samples/sec \| ETA \d\d:\d\d:\d\d \| "

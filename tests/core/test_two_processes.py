@@ -14,7 +14,7 @@ import small_encnet
 from tiny import Colors, TinyNet, run_pointwise
 
 from paddleseg.core.val import evaluate
-from paddleseg.utils.weights import load_into, read_weights
+from paddleseg.weights.load import load_into, read_weights
 
 HERE = Path(__file__).resolve().parent
 PREAMBLE = """

@@ -24,7 +24,7 @@ from outcome import Outcome
 from PIL import Image
 
 from paddleseg.cvlibs import errors
-from paddleseg.utils.weights import read_weights
+from paddleseg.weights.load import read_weights
 from tools import make_scenes
 
 SIZE = (64, 128)  # (height, width)

@@ -6,7 +6,9 @@ import pytest
 
 from paddleseg.models import FCN, EncNet
 from paddleseg.models.backbones.resnet import ResNet
-from paddleseg.utils import dialects, weights
+from paddleseg.weights import dialects
+from paddleseg.weights import load as weights
+from paddleseg.weights.write import write_weights
 from tools.convert_weights import main
 
 
@@ -21,7 +23,7 @@ def state_of(model):
 
 
 def save(path, arrays):
-    weights.write_weights(str(path), arrays)
+    write_weights(str(path), arrays)
     return path
 
 

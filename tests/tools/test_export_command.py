@@ -9,7 +9,8 @@ import yaml
 from fake_weights import make_weights
 
 from paddleseg.cvlibs.errors import ConfigError, RunError, WeightsError
-from paddleseg.utils.weights import read_weights, write_weights
+from paddleseg.weights.load import read_weights
+from paddleseg.weights.write import write_weights
 from tools import export
 
 ROOT = Path(__file__).resolve().parents[2]

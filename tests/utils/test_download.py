@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from paddleseg.cvlibs.errors import WeightsError
-from paddleseg.utils import download, weights
+from paddleseg.utils import download
+from paddleseg.weights import load as weights
+from paddleseg.weights.write import write_weights
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -300,5 +302,5 @@ def test_offline_the_error_says_where_to_put_the_file(tmp_path, monkeypatch):
     message = str(caught.value)
     assert url in message and download.cache_path(url) in message and "not reachable" in message
     assert "--opts model.backbone.pretrained=None" in message and "\n" not in message
-    weights.write_weights(download.cache_path(url), {"x": np.ones(1)})
+    write_weights(download.cache_path(url), {"x": np.ones(1)})
     assert weights.find_weights(url) == download.cache_path(url)

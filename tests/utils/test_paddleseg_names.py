@@ -115,11 +115,12 @@ def test_names_of_paddleseg_are_found_without_paddle_at_import():
 def test_loading_is_strict(tmp_path):
     import paddle.nn as nn
 
-    from paddleseg.utils import utils, weights
+    from paddleseg.utils import utils
+    from paddleseg.weights.write import write_weights
 
     layer, path = nn.Linear(2, 3), str(tmp_path / "w.pdparams")
     utils.load_entire_model(layer, None)
-    weights.write_weights(path, {"weight": layer.weight.numpy()})
+    write_weights(path, {"weight": layer.weight.numpy()})
     with pytest.raises(WeightsError, match="missing: bias"):
         utils.load_pretrained_model(layer, path)
     assert utils.download_pretrained_model(path) == path

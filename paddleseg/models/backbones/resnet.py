@@ -165,7 +165,7 @@ class ResNet(nn.Layer):
             channels = self._add_stage(row, channels, width, stride, dilations, is_bottleneck)
             self.feat_channels.append(channels)
         if pretrained is not None:
-            from paddleseg.utils.weights import load_pretrained
+            from paddleseg.weights.load import load_pretrained
             load_pretrained(self, pretrained)
         self._recomputed = {name for stage in recompute_stages for name in self._stages[stage - 1]}
         if frozen_stages:

@@ -1,22 +1,22 @@
-"""Weights files: read any of them as data, load them strictly, write `.pdparams`."""
+"""Read any weights file as data, and load it strictly."""
 
 import contextlib
 import logging
 import os
-import pickle
 import zipfile
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from paddleseg.cvlibs.errors import WeightsError
-from paddleseg.utils import archive, dialects, download, files, safe_pickle, weight_shapes
-from paddleseg.utils.files import atomic_path
-from paddleseg.utils.weight_shapes import times
+from paddleseg.utils import archive, download, files
+from paddleseg.utils.cli import printable
+from paddleseg.weights import dialects, unpickle, weight_shapes
+from paddleseg.weights.weight_shapes import times
+from paddleseg.weights.write import NAME_TABLE
 
 logger = logging.getLogger(__name__)
 
-_NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds it: name in the model -> name of the tensor
 _WRAPPERS = ("state_dict", "model")  # training checkpoints keep the weights under one of these
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -29,7 +29,7 @@ def read_pickle(path: str) -> Any:
     Raises:
         WeightsError: missing, damaged, of another format, or holding anything but data.
     """
-    return safe_pickle.read(path)
+    return unpickle.read(path)
 
 
 def read_weights(path: str) -> Dict[str, np.ndarray]:
@@ -47,7 +47,7 @@ def read_weights(path: str) -> Dict[str, np.ndarray]:
         return _read_safetensors(path)
     if _is_archive(path):
         path = archive.unpack_single(path, ".pdparams")
-    weights = safe_pickle.read(path, _select_weights)
+    weights = unpickle.read(path, _select_weights)
     if not isinstance(weights, dict):
         raise WeightsError(f"{path} holds a {type(weights).__name__}, not weights by name")
     for name, value in weights.items():
@@ -55,7 +55,7 @@ def read_weights(path: str) -> Dict[str, np.ndarray]:
             raise WeightsError(f"{path} holds {name!r:.60}, a {type(value).__name__}, not an array; "
                                "weights are arrays by name, or stand under 'state_dict' or 'model'")
         if value.dtype == np.uint16:  # Paddle's bfloat16; it has no uint16 parameters
-            weights[name] = safe_pickle.bfloat16_to_float32(value)
+            weights[name] = unpickle.bfloat16_to_float32(value)
     return weights
 
 
@@ -64,7 +64,7 @@ def _select_weights(content: Any) -> Any:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if isinstance(content, dict):
-        return {name: value for name, value in content.items() if name != _NAME_TABLE}
+        return {name: value for name, value in content.items() if name != NAME_TABLE}
     return content
 
 
@@ -74,7 +74,7 @@ def _is_archive(path: str) -> bool:
         if not archive.is_zip(path):
             return archive.is_tar(path)
         with zipfile.ZipFile(path) as opened:
-            return not any(safe_pickle.is_torch_entry(name) for name in opened.namelist())
+            return not any(unpickle.is_torch_entry(name) for name in opened.namelist())
     return False
 
 
@@ -86,27 +86,8 @@ def _read_safetensors(path: str) -> Dict[str, np.ndarray]:
     try:
         return load_file(path)
     except Exception as error:  # its own error class, and what NumPy lacks a type for
-        reason = safe_pickle.printable(f"{type(error).__name__}: {error}")
+        reason = printable(f"{type(error).__name__}: {error}")
         raise WeightsError(f"{path} can't be read ({reason:.120})") from error
-
-
-def write_weights(path: str, mapping: Mapping[str, Any]) -> None:
-    """Write arrays (or tensors) by name as a `.pdparams` that paddle.load and PaddleSeg read.
-
-    Raises:
-        WeightsError: a value isn't numeric, or the file can't be written; an older file stays then.
-    """
-    arrays = {name: np.asarray(value, order="C") for name, value in mapping.items()}
-    for name, array in arrays.items():
-        if array.dtype.kind not in "biuf":
-            raise WeightsError(f"{path}: {name} is of dtype {array.dtype}; only numbers can be written")
-    # With the table, paddle.load returns tensors; without it, arrays.
-    content = {**arrays, _NAME_TABLE: {name: name for name in arrays}}
-    try:
-        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            pickle.dump(content, stream, protocol=4)
-    except OSError as error:
-        raise WeightsError(f"{path} can't be written: {error.strerror or error}") from error
 
 
 def load_into(layer, weights: Mapping[str, np.ndarray], source: str,

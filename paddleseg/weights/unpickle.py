@@ -15,7 +15,8 @@ import numpy as np
 
 from paddleseg.cvlibs.errors import WeightsError
 from paddleseg.utils import archive
-from paddleseg.utils.pickle_machine import FileDict, Global, Machine, Refused, StandIn, refused_global, set_items
+from paddleseg.utils.cli import printable
+from paddleseg.weights.pickle_machine import FileDict, Global, Machine, Refused, StandIn, refused_global, set_items
 
 _DTYPE_CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 _STORAGE_DTYPES = {
@@ -27,11 +28,6 @@ _TORCH_LEGACY_MAGIC = 0x1950a86a20f9469cfc6c
 _TORCH_LEGACY_PROTOCOL = 1001
 _MAX_DEPTH = 32
 _MAX_DIMS = 16
-
-
-def printable(text: str) -> str:
-    """One line without control characters: names come from files, messages go to terminals."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:

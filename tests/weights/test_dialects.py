@@ -5,7 +5,9 @@ import pytest
 from paddleseg.cvlibs.errors import WeightsError
 from paddleseg.models import FCN, EncNet
 from paddleseg.models.backbones.resnet import ResNet
-from paddleseg.utils import dialects, weights
+from paddleseg.weights import dialects
+from paddleseg.weights import load as weights
+from paddleseg.weights.write import write_weights
 
 BACKBONES = [("torchvision", "v1b"), ("mmseg", "v1c"), ("mmseg", "v1s"), ("pytorch_encoding", "v1c"),
              ("pytorch_encoding", "v1s"), ("mmseg_d", "vd"), ("pytorch_encoding_d", "vd")]
@@ -345,7 +347,7 @@ def test_a_file_of_a_dialect_loads_into_the_backbone(tmp_path, depth, variant, d
     assert set(theirs).isdisjoint(ours)
     theirs.update({"fc.weight": np.zeros([10, 8], "float32")})
     path = str(tmp_path / "x.pdparams")
-    weights.write_weights(path, theirs)
+    write_weights(path, theirs)
     weights.load_pretrained(model, path)
     for key, value in model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), ours[key])
@@ -355,7 +357,7 @@ def test_a_file_of_a_dialect_loads_into_the_backbone(tmp_path, depth, variant, d
 def test_a_file_of_a_dialect_loads_into_the_model(tmp_path, project):
     path = str(tmp_path / "x.pdparams")
     theirs = their_encnet(project)
-    weights.write_weights(path, theirs)
+    write_weights(path, theirs)
     ours, _ = dialects.to_ours(theirs)
     read = weights.read_model_weights(path)
     assert read.source == f"{path} (names of {project})"
@@ -371,7 +373,7 @@ def test_a_part_of_a_model_is_refused_with_the_files_name(tmp_path):
     path = str(tmp_path / "x.pdparams")
     theirs = their_encnet("mmseg")
     del theirs["decode_head.conv_seg.bias"]
-    weights.write_weights(path, theirs)
+    write_weights(path, theirs)
     with pytest.raises(WeightsError, match=f"{path}: no whole EncNet .*missing: decode_head.conv_seg.bias"):
         weights.read_model_weights(path)
 
@@ -380,7 +382,7 @@ def test_a_part_of_a_model_is_refused_with_the_files_name(tmp_path):
 def test_names_that_fit_shortcuts_that_do_not(tmp_path, of_file, of_model):
     path = str(tmp_path / "x.pdparams")
     ours = random_state(ResNet(50, of_file, base_channels=4))
-    weights.write_weights(path, dialects.from_ours(ours, "mmseg_d" if of_file == "vd" else "mmseg"))
+    write_weights(path, dialects.from_ours(ours, "mmseg_d" if of_file == "vd" else "mmseg"))
     with pytest.raises(WeightsError, match=r"the model's shortcuts (don't )?pool, the file's (do|don't); take"):
         weights.load_pretrained(ResNet(50, of_model, base_channels=4), path)
     weights.load_pretrained(ResNet(50, of_file, base_channels=4), path)

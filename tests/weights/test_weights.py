@@ -11,7 +11,9 @@ import paddle
 import pytest
 
 from paddleseg.cvlibs.errors import WeightsError
-from paddleseg.utils import safe_pickle, weights
+from paddleseg.weights import load as weights
+from paddleseg.weights import unpickle, write
+from paddleseg.weights.write import write_weights
 
 # A small assembler of pickles, so that files of PyTorch and hostile ones need neither PyTorch nor luck.
 
@@ -105,7 +107,7 @@ ARRAYS = {
 
 def test_written_weights_are_read_back_and_by_paddle(tmp_path):
     path = str(tmp_path / "new" / "model.pdparams")
-    weights.write_weights(path, ARRAYS)
+    write_weights(path, ARRAYS)
     expect_equal(weights.read_weights(path), ARRAYS)
     loaded = paddle.load(path)
     assert list(loaded) == list(ARRAYS)
@@ -116,23 +118,23 @@ def test_written_weights_are_read_back_and_by_paddle(tmp_path):
 
 def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = str(tmp_path / "model.pdparams")
-    weights.write_weights(path, ARRAYS)
+    write_weights(path, ARRAYS)
 
     def fail_halfway(content, stream, protocol):
         stream.write(b"half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(weights.pickle, "dump", fail_halfway)
+        patched.setattr(write.pickle, "dump", fail_halfway)
         with pytest.raises(WeightsError, match="No space left"):
-            weights.write_weights(path, {"x": np.ones(3)})
+            write_weights(path, {"x": np.ones(3)})
     expect_equal(weights.read_weights(path), ARRAYS)
     assert os.listdir(tmp_path) == ["model.pdparams"]
 
 
 def test_only_numbers_are_written(tmp_path):
     with pytest.raises(WeightsError, match="object"):
-        weights.write_weights(str(tmp_path / "x.pdparams"), {"a": np.array([None])})
+        write_weights(str(tmp_path / "x.pdparams"), {"a": np.array([None])})
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
@@ -625,10 +627,10 @@ def test_from_scratch(layer, nothing, caplog):
 
 def test_pretrained_path_with_a_classifier(layer, fitting, tmp_path):
     path = str(tmp_path / "x.pdparams")
-    weights.write_weights(path, {**fitting, "fc.weight": np.zeros([3, 4])})
+    write_weights(path, {**fitting, "fc.weight": np.zeros([3, 4])})
     assert weights.load_pretrained(layer, path) == path
     expect_equal(state_of(layer), fitting)
-    weights.write_weights(path, {**fitting, "head.weight": np.zeros([3, 4])})
+    write_weights(path, {**fitting, "head.weight": np.zeros([3, 4])})
     with pytest.raises(WeightsError, match="fits 6 of 6 parameters; unexpected: head.weight"):
         weights.load_pretrained(layer, path)
 
@@ -644,4 +646,4 @@ def test_pretrained_that_cannot_be_found(layer, pretrained, word):
 def test_bfloat16_bits():
     values = np.array([0.0, -0.0, 1.5, -3.0, np.inf, 2.0 ** -130], "float32").reshape(2, 3)
     bits = (values.view(np.uint32) >> 16).astype(np.uint16)
-    np.testing.assert_array_equal(safe_pickle.bfloat16_to_float32(bits), values)
+    np.testing.assert_array_equal(unpickle.bfloat16_to_float32(bits), values)

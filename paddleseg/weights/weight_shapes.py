@@ -13,7 +13,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from paddleseg.cvlibs.errors import WeightsError
-from paddleseg.utils.safe_pickle import printable
+from paddleseg.utils.cli import printable
 
 MODELS = ("EncNet", "FCN", "ResNet")
 CLASSIFIER = ("fc.*", "out.*")  # of ImageNet; the only parameters that a ResNet's file may hold beyond it

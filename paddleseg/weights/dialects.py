@@ -20,7 +20,7 @@ from typing import Dict, List, Mapping, Tuple
 import numpy as np
 
 from paddleseg.cvlibs.errors import WeightsError
-from paddleseg.utils import weight_shapes
+from paddleseg.weights import weight_shapes
 
 OURS = "paddleseg"
 POOLED = "_d"

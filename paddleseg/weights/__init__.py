@@ -1,0 +1,1 @@
+"""Weights files of any project: read as data, renamed, loaded strictly, written."""
