@@ -109,10 +109,11 @@ def _default_modes(config: Config) -> None:
 
 
 def _dataset_fact(config: Config, key: str, name: str):
-    """A class attribute such as NUM_CLASSES of a data set's class; None where YAML must say it."""
+    """A class attribute of a data set's class, in PaddleSeg's capitals too; None where YAML must give it."""
     section = config.get(key)
     kind = section.get("type") if isinstance(section, dict) else None
-    return getattr(manager.DATASETS[kind], name, None) if kind in manager.DATASETS else None
+    found = manager.DATASETS[kind] if kind in manager.DATASETS else None
+    return getattr(found, name, getattr(found, name.upper(), None))
 
 
 def _share_dataset_facts(config: Config) -> None:
@@ -120,10 +121,10 @@ def _share_dataset_facts(config: Config) -> None:
     section = config.get("train_dataset")
     kind = section.get("type") if isinstance(section, dict) else None
     model = config.tree.get("model")
-    classes = _dataset_fact(config, "train_dataset", "NUM_CLASSES") or (section.get("num_classes") if kind else None)
+    classes = _dataset_fact(config, "train_dataset", "num_classes") or (section.get("num_classes") if kind else None)
     if isinstance(model, dict) and "num_classes" not in model and classes is not None:
         model["num_classes"] = annotate(classes, f"train_dataset {kind}")
-    ignore = _dataset_fact(config, "train_dataset", "IGNORE_INDEX")
+    ignore = _dataset_fact(config, "train_dataset", "ignore_index")
     ignore = section.get("ignore_index", ignore) if kind else ignore
     loss_section = config.tree.get("loss")
     types = loss_section.get("types") if isinstance(loss_section, dict) else None
@@ -167,7 +168,7 @@ def _check_num_classes(config: Config, key: str) -> None:
     """The model must have as many classes as each data set."""
     if key not in config:
         return
-    classes = _dataset_fact(config, key, "NUM_CLASSES") or config[key].get("num_classes")
+    classes = _dataset_fact(config, key, "num_classes") or config[key].get("num_classes")
     model_classes = config["model"].get("num_classes")
     if None not in (classes, model_classes) and classes != model_classes:
         raise ConfigError(f"{config.origin('model.num_classes')}: model.num_classes is {model_classes}, but {key} "
@@ -315,8 +316,14 @@ def dataset_palette(config: Config, custom_color: Optional[List[int]] = None) ->
             raise ConfigError(f"--custom_color takes {3 * num_classes} values 0..255, red green blue of each of the "
                               f"{num_classes} classes, not {len(custom_color)} values")
         return np.array(custom_color, np.uint8).reshape(-1, 3)
-    colors = getattr(manager.DATASETS[config["val_dataset"]["type"]], "colors", None)
-    return color_map(num_classes) if colors is None else colors()
+    palette = _dataset_fact(config, "val_dataset", "palette")
+    return color_map(num_classes) if palette is None else palette
+
+
+def dataset_class_names(config: Config) -> List[str]:
+    """The names of the classes: the data set's, those of its section, or their numbers."""
+    names = _dataset_fact(config, "val_dataset", "class_names") or config["val_dataset"].get("class_names")
+    return list(names or map(str, range(config["model"]["num_classes"])))
 
 
 def flag_values(args) -> Iterator[Tuple[str, str, Any]]:

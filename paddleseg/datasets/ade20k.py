@@ -35,7 +35,7 @@ tent, bag, minibike, cradle, oven, ball, food, step, tank, trade name, microwave
 bicycle, lake, dishwasher, screen, blanket, sculpture, hood, sconce, vase, traffic light, tray,
 ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, radiator, glass, clock, flag
 """.replace("\n", " ").strip().split(", ")
-_COLORS = """
+PALETTE = np.array([list(bytes.fromhex(color)) for color in """
 787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07 e005ff ebff07 96053d 787846 08ff33
 ff0652 8fff8c ccff04 ff3307 cc4603 0066c8 3de6fa ff0633 0b66ff ff0747 ff09e0 0907e6 dcdcdc ff095c 7009ff
 08ffd6 07ffe0 ffb806 0aff47 ff290a 07ffff e0ff08 6608ff ff3d06 ffc207 ff7a08 00ff14 ff0829 ff0599 0633ff
@@ -46,7 +46,7 @@ eb0cff a09614 00a3ff 8c8c8c fa0a0f 14ff00 1fff00 ff1f00 ffe000 99ff00 0000ff ff4
 8500ff 00ff5c b800ff ff001f 00b8ff 00d6ff ff0070 5cff00 00e0ff 70e0ff 46b8a0 a300ff 9900ff 47ff00 ff00a3
 ffcc00 ff008f 00ffeb 85ff00 ff00eb f500ff ff007a fff500 0abed4 d6ff00 00ccff 1400ff ffff00 0099ff 0029ff
 00ffcc 2900ff 29ff00 ad00ff 00f5ff 4700ff 7a00ff 00ffb8 005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
-""".split()
+""".split()], np.uint8)
 
 
 def find_ade20k(root: str, mode: str) -> Listing:
@@ -94,20 +94,13 @@ class ADE20K(BaseDataset):
         DataError: a folder, every image or a label is missing, or the cache can't be used.
     """
 
-    NUM_CLASSES = NUM_CLASSES
-    IGNORE_INDEX = IGNORE_INDEX
-    IMG_CHANNELS = 3
+    num_classes, ignore_index = NUM_CLASSES, IGNORE_INDEX
+    class_names, palette = CLASS_NAMES, PALETTE
 
     def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
         mode = parse_mode(mode)
-        self.adopt(find_ade20k(dataset_root, mode), transforms, mode)
-        self.take_classes(CLASS_NAMES, self.colors())
+        self.set_samples(find_ade20k(dataset_root, mode), transforms, mode)
         self.use_cache(cache, dataset_root)
-
-    @staticmethod
-    def colors() -> np.ndarray:
-        """The benchmark's colors, RGB uint8 (150, 3); they need no files."""
-        return np.array([list(bytes.fromhex(color)) for color in _COLORS], dtype=np.uint8)
 
     def read_label(self, path: str) -> np.ndarray:
         return read_ade20k_label(path)

@@ -196,7 +196,9 @@ def naming_line(line: str):
 class BaseDataset:
     """A list of image and label files, read, checked and transformed one by one.
 
-    A subclass sets the attributes, from a Listing through `adopt`, or `file_list` by itself, and then may `use_cache`.
+    A subclass sets the attributes, from a Listing through `set_samples`, or `file_list` by itself, and then may
+    `use_cache`. Where the classes don't depend on arguments, their number, ignore index, names and palette are class
+    attributes, which others ask for without files.
 
     Attributes:
         mode: "train", "val" or "test".
@@ -208,7 +210,7 @@ class BaseDataset:
     listing = Listing()
     cached: Optional[Cache] = None
 
-    def adopt(self, listing: Listing, transforms: Sequence, mode: str) -> None:
+    def set_samples(self, listing: Listing, transforms: Sequence, mode: str) -> None:
         """Take the files of a faultless listing.
 
         Raises:
@@ -219,11 +221,6 @@ class BaseDataset:
         self.file_list = listing.pairs
         self.transforms = Compose(transforms)
         self.mode = mode
-
-    def take_classes(self, names: Sequence[str], palette: np.ndarray) -> None:
-        """Have the classes that the subclass states as NUM_CLASSES and IGNORE_INDEX, by these names and colors."""
-        self.num_classes, self.ignore_index = self.NUM_CLASSES, self.IGNORE_INDEX
-        self.class_names, self.palette = list(names), palette
 
     def use_cache(self, directory: Optional[str], root: str) -> None:
         """Take the samples from a cache in place of their files; None for no cache.

@@ -180,24 +180,18 @@ class Cityscapes(BaseDataset):
         DataError: a folder, an image or a label is missing, a list line is faulty, or the cache can't be used.
     """
 
-    NUM_CLASSES = NUM_CLASSES
-    IGNORE_INDEX = IGNORE_INDEX
-    IMG_CHANNELS = 3
+    num_classes, ignore_index = NUM_CLASSES, IGNORE_INDEX
+    class_names = [label.name for label in train_labels()]
+    palette = np.array([label.color for label in train_labels()], np.uint8)
 
     def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
         mode = parse_mode(mode)
-        self.adopt(find_cityscapes(dataset_root, mode), transforms, mode)
-        self.take_classes([label.name for label in train_labels()], self.colors())
+        self.set_samples(find_cityscapes(dataset_root, mode), transforms, mode)
         mapped = sum(pair[-1].endswith(LABEL_IDS_ENDING) for pair in self.file_list)
         if mapped:
             logging.getLogger("paddleseg").info(
                 "%s %s: %d labels are label ids, mapped to train ids when read", dataset_root, mode, mapped)
         self.use_cache(cache, dataset_root)
-
-    @staticmethod
-    def colors() -> np.ndarray:
-        """The official colors, RGB uint8 (19, 3); they need no files."""
-        return np.array([label.color for label in train_labels()], dtype=np.uint8)
 
     def reading_rules(self) -> dict:
         tables = {"train_ids": train_id_table(), "label_ids": legal_label_ids()}

@@ -112,7 +112,7 @@ class Dataset(BaseDataset):
             raise ConfigError(f"img_channels: {img_channels} is not offered; set 3: grey images are read as "
                               "three equal channels")
         list_path = {"train": train_path, "val": val_path, "test": test_path}[mode]
-        self.adopt(find_listed(dataset_root, mode, list_path, separator), transforms, mode)
+        self.set_samples(find_listed(dataset_root, mode, list_path, separator), transforms, mode)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.img_channels = img_channels

@@ -86,20 +86,13 @@ class PascalContext(BaseDataset):
         DataError: a folder, a list, an image or a label is missing, or the cache can't be used.
     """
 
-    NUM_CLASSES = NUM_CLASSES
-    IGNORE_INDEX = IGNORE_INDEX
-    IMG_CHANNELS = 3
+    num_classes, ignore_index = NUM_CLASSES, IGNORE_INDEX
+    class_names, palette = CLASS_NAMES, color_map(NUM_CLASSES)
 
     def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
         mode = parse_mode(mode)
-        self.adopt(find_pascal_context(dataset_root, mode), transforms, mode)
-        self.take_classes(CLASS_NAMES[-self.NUM_CLASSES:], self.colors())
+        self.set_samples(find_pascal_context(dataset_root, mode), transforms, mode)
         self.use_cache(cache, dataset_root)
-
-    @classmethod
-    def colors(cls) -> np.ndarray:
-        """Those of PASCAL VOC's scheme, RGB uint8 (60, 3); without the background its own is left out."""
-        return color_map(NUM_CLASSES)[-cls.NUM_CLASSES:]
 
     def read_label(self, path: str) -> np.ndarray:
         return read_context_label(path)
@@ -112,7 +105,8 @@ class PascalContext59(PascalContext):
     Files, arguments and errors are those of PascalContext.
     """
 
-    NUM_CLASSES = NUM_CLASSES - 1
+    num_classes = NUM_CLASSES - 1
+    class_names, palette = CLASS_NAMES[1:], color_map(NUM_CLASSES)[1:]
 
     def read_label(self, path: str) -> np.ndarray:
         return read_context59_label(path)

@@ -106,9 +106,8 @@ class PascalVOC(BaseDataset):
         DataError: a folder, a list, an image or a label is missing, or the cache can't be used.
     """
 
-    NUM_CLASSES = NUM_CLASSES
-    IGNORE_INDEX = IGNORE_INDEX
-    IMG_CHANNELS = 3
+    num_classes, ignore_index = NUM_CLASSES, IGNORE_INDEX
+    class_names, palette = CLASS_NAMES, color_map(NUM_CLASSES)
 
     def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", aug: bool = False,
                  cache: Optional[str] = None):
@@ -116,8 +115,7 @@ class PascalVOC(BaseDataset):
         mode = parse_mode("train" if mode == "trainaug" else mode)
         if aug and mode != "train":
             raise ConfigError(f"aug: True is for mode train, not {mode}: the labels it adds are for training")
-        self.adopt(find_voc(dataset_root, mode, aug), transforms, mode)
-        self.take_classes(CLASS_NAMES, color_map(self.NUM_CLASSES))
+        self.set_samples(find_voc(dataset_root, mode, aug), transforms, mode)
         self.use_cache(cache, dataset_root)
 
     def read_label(self, path: str) -> np.ndarray:

@@ -38,7 +38,7 @@ def test_facts(made):
     kind, layout, root = made
     dataset = kind([], str(root), "val")
     assert (dataset.num_classes, dataset.ignore_index, dataset.mode) == (layout.num_classes, 255, "val")
-    assert kind.NUM_CLASSES == len(dataset.class_names) == len(set(dataset.class_names)) == layout.num_classes
+    assert kind.num_classes == len(dataset.class_names) == len(set(dataset.class_names)) == layout.num_classes
     assert dataset.class_names[0] == layout.first_name and all(name.strip() == name for name in dataset.class_names)
     assert dataset.palette.shape == (layout.num_classes, 3) and dataset.palette.dtype == np.uint8
 
@@ -155,8 +155,8 @@ def test_paddlesegs_layout_of_context_will_do(tmp_path):
 
 
 def test_colors_are_the_published_ones():
-    assert ADE20K.colors()[[0, 2, 149]].tolist() == [[120, 120, 120], [6, 230, 230], [92, 0, 255]]
-    colors = manager.DATASETS["PascalContext59"].colors()
+    assert ADE20K.palette[[0, 2, 149]].tolist() == [[120, 120, 120], [6, 230, 230], [92, 0, 255]]
+    colors = manager.DATASETS["PascalContext59"].palette
     np.testing.assert_array_equal(colors[CONTEXT_NAMES.index("wood") - 1], color_map(60)[59])
 
 
