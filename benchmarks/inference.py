@@ -76,8 +76,8 @@ def build():
 
 
 def exported(kind):
+    from deploy.export_graph import folded
     from deploy.infer import load_graph
-    from paddleseg.core.export import folded
     from tools import export
 
     with tempfile.TemporaryDirectory() as folder:

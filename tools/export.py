@@ -140,7 +140,7 @@ def check_transforms(config, output: str) -> None:
 
 def write_graph(folded, folder: str, args: argparse.Namespace) -> Dict[str, str]:
     """Write the graph's files; returns their names by their keys in deploy.yaml."""
-    from paddleseg.core.export import save_graph
+    from deploy.export_graph import save_graph
 
     shape = [None if side == -1 else side for side in args.input_shape]
     graph = save_graph(folded, os.path.join(folder, "model"), args.output, shape,
@@ -183,8 +183,8 @@ def check_graph(model, folder: str, section: Dict, args: argparse.Namespace) -> 
     Raises:
         RunError: too many labels differ.
     """
+    from deploy.export_graph import TOLERANCE, compare
     from deploy.infer import BACKENDS, load_graph
-    from paddleseg.core.export import TOLERANCE, compare
     from paddleseg.utils import logger
 
     shapes = sorted({tuple(given if given != -1 else free for given, free in zip(args.input_shape, shape))
@@ -232,8 +232,8 @@ def finish_files(folder: str, section: Dict) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from deploy.export_graph import folded
     from paddleseg import builder, plugins
-    from paddleseg.core.export import folded
     from paddleseg.cvlibs.config import load_config
     from paddleseg.utils import device, logger
     from paddleseg.utils.files import atomic_directory

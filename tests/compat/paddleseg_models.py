@@ -187,7 +187,7 @@ def export_and_compare(model, scratch: Path, shape: tuple, trials: list) -> None
     import numpy as np
     import paddle
 
-    from paddleseg.core import export
+    from deploy import export_graph as export
 
     model = export.folded(model)
     export.save_graph(model, str(scratch / "model"), "logits", shape, wide_resize=False)

@@ -63,7 +63,7 @@ def test_a_fixed_shape_is_the_one_that_is_checked(weights, tmp_path, capsys):
 
 
 def test_a_graph_that_computes_something_else_is_not_kept(weights, tmp_path, monkeypatch):
-    from paddleseg.core import export as core
+    from deploy import export_graph as core
 
     assert run(weights, tmp_path / "model") == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}

@@ -7,8 +7,8 @@ import paddle
 import paddle.nn as nn
 import pytest
 
+from deploy import export_graph as export
 from diff.inputs import random_weights
-from paddleseg.core import export
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import RunError
 from paddleseg.models import EncNet
