@@ -76,7 +76,7 @@ def train(args: argparse.Namespace, save_dir: str, stop) -> int:
             directory = run_dir.choose_checkpoint(save_dir, args.resume, args.resume_model)
             run_dir.check_save_dir(save_dir, directory, args.overwrite, args.config)
         device.start_process(options.device, options.threads)
-        directory = distributed.from_rank_0(directory)
+        directory = distributed.broadcast_object(directory)
 
         train_dataset = builder.build_dataset(config, "train_dataset")
         val_dataset = builder.build_dataset(config, "val_dataset") if options.do_eval else None

@@ -32,6 +32,7 @@ from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.datasets.loader import train_batches
 from paddleseg.report.pictures import evaluation_pictures
 from paddleseg.utils import device, distributed, logger, signals
+from paddleseg.utils.recorder import RunRecorder
 
 _ASK_ITERS = 10  # within so many iterations several GPUs stop together
 
@@ -168,7 +169,8 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
     """
     rank, start = distributed.rank(), resumed.iteration if resumed else 0
     evaluates, without_gain = _left_to_make_up(resumed, save_dir, options)
-    recorder = logger.RunRecorder(save_dir if rank == 0 else None, options.use_vdl, records_to_keep(resumed, evaluates))
+    recorder = RunRecorder(os.path.join(save_dir, "log.jsonl") if rank == 0 else None,
+                           save_dir if options.use_vdl else None, records_to_keep(resumed, evaluates))
     averaged = averaged_weights(model, resumed) if options.use_ema else None  # before weights are cast
     early_stop = EarlyStop(options.early_stop_intervals, without_gain)
     precision = _prepare_precision(model, optimizer, options, resumed)
@@ -242,7 +244,7 @@ class _Keeper:
     val_dataset: object
     infer_options: Optional[InferOptions]
     config: Optional[Dict]
-    recorder: logger.RunRecorder
+    recorder: RunRecorder
     stop: signals.StopSignals
     criteria: Sequence[Tuple[nn.Layer, float]] = ()
     averaged: Optional[AveragedWeights] = None

@@ -83,13 +83,13 @@ def data_uri(name: str, picture: np.ndarray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(encoded(picture, suffix)).decode()}"
 
 
-def evaluation_pictures(model, dataset, options: InferOptions, count: int = 4) -> Dict[str, bytes]:
-    """PNG files of samples spread evenly over a data set: image and truth, prediction and errors below them."""
+def evaluation_pictures(model, dataset, options: InferOptions, count: int = 4) -> Dict[str, np.ndarray]:
+    """Pictures of samples spread evenly over a data set: image and truth, prediction and errors below them."""
     indices = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)).tolist()
-    colors, files = dataset_colors(dataset), {}
+    colors, found = dataset_colors(dataset), {}
     for index in indices:
         shown = predict_sample(model, dataset, index, options)
         image, truth, pred, errors = panels(shown, colors, dataset.ignore_index, VISUALDL_WIDTH_PX).values()
         rows = [np.concatenate(pair, axis=1) for pair in ((image, truth), (pred, errors))]
-        files[f"{index} {os.path.basename(shown.path)}"] = encoded(np.concatenate(rows), ".png")
-    return files
+        found[f"{index} {os.path.basename(shown.path)}"] = np.concatenate(rows)
+    return found

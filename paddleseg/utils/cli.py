@@ -1,4 +1,4 @@
-"""What the commands share; standard library only, so that `--help` answers at once."""
+"""Shared parts of the command lines; standard library only, so that `--help` answers at once."""
 
 import argparse
 import errno
@@ -15,7 +15,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class _Refuse(argparse.Action):
-    """A flag that people know from PaddleSeg and that isn't offered here: says why."""
+    """Refuse a flag of PaddleSeg's that isn't offered here, with the reason."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         parser.error(f"{option_string} is not offered: {self.help}")
@@ -78,7 +78,7 @@ def printable(text: str) -> str:
 
 def run_main(function: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Call `function(args)`; a SegError becomes one line and its exit code, and so does a disk that takes nothing."""
-    # What Paddle warns of at every import and every training is nothing that a user could mend.
+    # Harmless warnings of Paddle at every import and every training.
     for message in ("No ccache found", "When training, we now always track"):
         warnings.filterwarnings("ignore", message=message)
     try:

@@ -3,7 +3,6 @@
 import itertools
 import os
 import time
-from typing import Optional
 
 import numpy as np
 
@@ -11,17 +10,17 @@ _barriers = itertools.count()  # every process meets the others in the same orde
 
 
 def rank() -> int:
-    """This process's number; what `paddle.distributed.launch` says, 0 without it."""
+    """Return this process's number, which `paddle.distributed.launch` sets; 0 without it."""
     return int(os.environ.get("PADDLE_TRAINER_ID", 0))
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return int(os.environ.get("PADDLE_TRAINERS_NUM", 1))
 
 
 def local_world_size() -> int:
-    """How many of them run on this machine."""
+    """Return the number of processes on this machine."""
     return int(os.environ.get("PADDLE_LOCAL_SIZE", world_size()))
 
 
@@ -45,12 +44,12 @@ def barrier() -> None:
         import paddle
 
         if not paddle.get_device().startswith("gpu"):
-            _meet_in_store()
+            _store_barrier()
         paddle.distributed.barrier()
 
 
-def _meet_in_store() -> None:
-    """Wait where it may take long: gloo gives a collective up after 30 seconds."""
+def _store_barrier() -> None:
+    """Wait for the other processes without a time limit; gloo gives a collective up after 30 seconds."""
     import paddle
 
     store, name = paddle.distributed.collective._default_store, f"barrier {next(_barriers)}"
@@ -70,7 +69,7 @@ def share_buffers(model) -> None:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether any process says so; every process gets the same answer."""
+    """Return True on every process if any process passes True."""
     if world_size() == 1:
         return flag
     import paddle
@@ -80,19 +79,19 @@ def any_rank(flag: bool) -> bool:
     return bool(tensor.item())
 
 
-def from_rank_0(text: Optional[str]) -> Optional[str]:
-    """What rank 0 says, on every process."""
+def broadcast_object(value):
+    """Return rank 0's object on every process."""
     if world_size() == 1:
-        return text
+        return value
     import paddle
 
-    said = [text]
-    paddle.distributed.broadcast_object_list(said, src=0)
-    return said[0]
+    values = [value]
+    paddle.distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def sum_over_ranks(array: np.ndarray) -> np.ndarray:
-    """The sum of every process's int64 or float array, on every process; they may come at different times."""
+    """Return the sum of every process's int64 or float array, on every process; they may arrive at different times."""
     if world_size() == 1:
         return array
     import paddle
