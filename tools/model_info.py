@@ -1,18 +1,21 @@
-"""Parameters, operations and activation memory of each stage of a recipe's network in a training step.
+"""Parameters, operations and activation memory of each stage of a config's network in a training step.
 
     python tools/model_info.py --config configs/encnet/encnet_cityscapes.yml
     python tools/model_info.py --config configs/encnet/encnet_cityscapes.yml --input_shape 1 3 769 769
     … --opts model.num_codes=64 model.backbone.type=ResNet50_vd
 
-Nothing is computed but shapes, so that any size takes a second and little memory. Kernels' workspaces aren't counted.
+Two forward passes with small images are measured on the CPU and extended to the size in question, so that any size
+takes seconds and little memory. Both counts grow in proportion to the pixels; a network that compares all pixels with
+each other needs more. GFLOP are those of convolutions and matrix products; kernels' workspaces aren't counted.
 """
 
 import argparse
-import os
+import contextlib
 import re
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -20,86 +23,193 @@ from paddleseg.cvlibs.errors import ConfigError
 from paddleseg.utils.cli import add_debug_flag, add_plugins_flag, run_main
 
 MIB = 2 ** 20
+# (height, width) of the images that are measured. Multiples of 32, so that no map is rounded up.
+MEASURED_SIZES = ((64, 128), (128, 256))
+MEASURED_IMAGES = 2
+BATCH, LOSS = "the batch", "loss"
+
+
+class Cost(NamedTuple):
+    """Counts of one forward pass, by stage in the order in which they run.
+
+    Attributes:
+        flops: two for each multiply-add.
+        kept_bytes: memory that is still in use after the pass, for the backward pass.
+    """
+
+    flops: Dict[str, float]
+    kept_bytes: Dict[str, float]
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
+    parser.add_argument("--config", required=True, metavar="FILE", help="the config, a YAML file")
     parser.add_argument("--input_shape", nargs=4, type=int, metavar=("N", "C", "H", "W"),
-                        help="images, channels, height, width (default: the recipe's batch_size, 3, 512, 1024)")
+                        help="images, channels, height, width (default: the config's batch_size, 3, 512, 1024)")
     parser.add_argument("--opts", nargs="+", action="extend", metavar="KEY=VALUE", default=[],
-                        help="override values of the recipe, such as model.num_codes=16")
+                        help="override values of the config, such as model.num_codes=16")
     add_plugins_flag(parser)
     add_debug_flag(parser)
     return parser.parse_args(argv)
 
 
-def model_maker(config) -> Callable:
-    """What builds the model of a checked configuration, for paddleseg.core.cost.capture: without weights, and without
-    what works on values."""
-    from paddleseg import builder
-
-    # The variance is corrected for each channel, and a computation finds out whether it must be.
-    config.tree["model"].pop("unbiased_variance", None)
-    if "backbone" in config.tree["model"]:
-        config.tree["model"]["backbone"].pop("recompute_stages", None)
-    return lambda: builder.build_model(config, pretrained=False)
-
-
-def recompute_stages(graph, stages: Sequence[int]):
-    """The graph with `recompute_stages` of a ResNet."""
-    from paddleseg.core.cost import recomputed
-
-    blocks = dict.fromkeys(".".join(operator.scope.split(".")[:2]) for operator in graph.operators if operator.scope)
-    return recomputed(graph, [block for block in blocks if re.match(r"backbone\.bb_\d", block)
-                              and int(block.split("_")[1]) + 1 in stages])
-
-
 def stage_of(name: str) -> str:
-    """The stage that a layer, a parameter or a scope of core/cost.py belongs to."""
-    from paddleseg.core.cost import LOSS
-
-    if name == LOSS:
-        return "loss"
+    """The stage that a layer or a parameter belongs to."""
     block = re.match(r"backbone\.bb_(\d+)_", name)
     if block:
         return f"backbone stage {int(block[1]) + 1}"
     return "backbone stem" if name.startswith("backbone") else name.partition(".")[0] or "between layers"
 
 
-def stage_table(graph) -> str:
+# ---- measuring ----------------------------------------------------------------------------------------
+
+class Meter:
+    """Attributes FLOPs and allocated memory to the stage that is running."""
+
+    def __init__(self):
+        self.flops: Counter = Counter()
+        self.kept_bytes: Counter = Counter()
+        self.stages: List[str] = []
+        self._before = allocated_bytes()
+
+    def settle(self) -> None:
+        """Give the memory that was allocated since the last call to the current stage."""
+        now = allocated_bytes()
+        if self.stages:
+            self.kept_bytes[self.stages[-1]] += now - self._before
+        self._before = now
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.enter(name)
+        yield
+        self.leave()
+
+    def enter(self, name: str) -> None:
+        self.settle()
+        self.stages.append(name)
+        self.flops.setdefault(name, 0)
+        self.kept_bytes.setdefault(name, 0)
+
+    def leave(self) -> None:
+        self.settle()
+        self.stages.pop()
+
+    def count(self, outputs, summands: int) -> None:
+        self.flops[self.stages[-1]] += 2 * outputs.size * summands
+
+
+def allocated_bytes() -> int:
+    from paddle.base import core
+
+    return core.host_memory_stat_current_value("Allocated", 0)
+
+
+@contextlib.contextmanager
+def attached(meter: Meter, model) -> Iterator[None]:
+    """Inside, a model reports its stages, convolutions and matrix products to a meter."""
+    import paddle
+    import paddle.nn as nn
+
+    def count_layer(layer, inputs, outputs) -> None:
+        if isinstance(layer, nn.Linear):
+            meter.count(outputs, layer.weight.shape[0])
+        elif isinstance(layer, nn.Conv2DTranspose):
+            meter.count(inputs[0], layer.weight[0].size)
+        else:
+            meter.count(outputs, layer.weight[0].size)
+
+    def counting(product: Callable) -> Callable:
+        def multiply(x, y, *args, **kwargs):
+            out = product(x, y, *args, **kwargs)
+            transposed = args[0] if args else kwargs.get("transpose_x", False)
+            meter.count(out, x.shape[-2 if transposed and x.ndim > 1 else -1])
+            return out
+        return multiply
+
+    hooks, plain = [], {name: getattr(paddle, name) for name in ("matmul", "bmm")}
+    for name, layer in model.named_sublayers(include_self=True):
+        stage = stage_of(name)
+        hooks.append(layer.register_forward_pre_hook(lambda layer, inputs, stage=stage: meter.enter(stage)))
+        if isinstance(layer, (nn.Conv2D, nn.Conv2DTranspose, nn.Linear)):
+            hooks.append(layer.register_forward_post_hook(count_layer))
+        hooks.append(layer.register_forward_post_hook(lambda layer, inputs, outputs: meter.leave()))
+    for name, product in plain.items():
+        setattr(paddle, name, counting(product))
+    try:
+        yield
+    finally:
+        for name, product in plain.items():
+            setattr(paddle, name, product)
+        for hook in hooks:
+            hook.remove()
+
+
+def forward_cost(model, shape: Sequence[int]) -> Cost:
+    """Measure the forward pass of a training step, with cross entropy of each output.
+
+    Args:
+        model: in training mode, on the CPU.
+        shape: (N, C, H, W).
+    """
+    import paddle
+    import paddle.nn.functional as F
+
+    def loss_of(logit):
+        if logit.ndim == 4:
+            return F.cross_entropy(logit, label, axis=1)
+        return F.binary_cross_entropy_with_logits(logit, paddle.zeros_like(logit))
+
+    meter = Meter()
+    with meter.stage(BATCH):
+        image, label = paddle.randn(shape), paddle.zeros([shape[0], *shape[2:]], "int64")
+    with attached(meter, model):
+        logits = model(image)
+    with meter.stage(LOSS):
+        loss = sum(map(loss_of, logits))  # held here, as the training loop holds it with the logits
+    del loss, logits
+    return Cost(dict(meter.flops), dict(meter.kept_bytes))
+
+
+def extended(small: Cost, large: Cost, shape: Sequence[int]) -> Cost:
+    """The cost at a shape, from those at the two MEASURED_SIZES: in proportion to N, and linear in H * W."""
+    (low, high), pixels = (height * width for height, width in MEASURED_SIZES), shape[2] * shape[3]
+
+    def extend(below: Dict[str, float], above: Dict[str, float]) -> Dict[str, float]:
+        return {stage: shape[0] / MEASURED_IMAGES * (
+            below[stage] + (above[stage] - below[stage]) * (pixels - low) / (high - low)) for stage in below}
+
+    return Cost(extend(small.flops, large.flops), extend(small.kept_bytes, large.kept_bytes))
+
+
+# ---- the command --------------------------------------------------------------------------------------
+
+def trained_parameters(model) -> Dict[str, int]:
+    """Name -> size of the parameters that are not frozen."""
+    return {name: value.size for name, value in model.named_parameters() if not value.stop_gradient}
+
+
+def stage_table(cost: Cost, parameters: Dict[str, int]) -> str:
     """A row for each stage, in the order in which they run, and the sums."""
     from prettytable import PrettyTable
 
-    from paddleseg.core import cost
-
-    memory = cost.lives(graph)
-    live, saved = cost.live_bytes(graph, memory), cost.saved_for_backward(graph, memory)
-    forward = graph.operators[:graph.forward]
-    stages = list(dict.fromkeys(stage_of(operator.scope) for operator in forward))
-    table = PrettyTable(["stage", "parameters", "GFLOP forward", "MiB kept for backward", "MiB in use, peak"])
+    sizes = Counter()
+    for name, size in parameters.items():
+        sizes[stage_of(name)] += size
+    table = PrettyTable(["stage", "parameters", "GFLOP forward", "MiB kept for backward"])
     table.align, table.align["stage"] = "r", "l"
-    rows: List[List[float]] = []
-    for stage in stages:
-        own = [number for number, operator in enumerate(forward) if stage_of(operator.scope) == stage]
-        rows.append([
-            sum(graph.values[key].size for key, name in graph.parameters.items() if stage_of(name) == stage),
-            sum(cost.flops(graph, forward[number]) for number in own) / 1e9,
-            sum(life.bytes for life in saved if life.maker is not None and stage_of(life.maker.scope) == stage) / MIB,
-            max(live[number] for number in own) / MIB])
-    batch = sum(life.bytes for life in saved if life.maker is None) / MIB
-    rows.append([0, 0.0, batch, batch])
-    rows.append([*(sum(column) for column in list(zip(*rows))[:3]), max(live) / MIB])
-    for name, (parameters, gflop, kept, peak) in zip([*stages, "the batch", "total, with backward pass"], rows):
-        table.add_row([name, f"{parameters:,}", f"{gflop:.1f}", f"{kept:.1f}", f"{peak:.1f}"])
+    stages = sorted({**cost.flops, **sizes}, key=lambda stage: (stage == LOSS) + 2 * (stage == BATCH))
+    rows = [(stage, sizes[stage], cost.flops.get(stage, 0) / 1e9, cost.kept_bytes.get(stage, 0) / MIB)
+            for stage in stages]
+    rows = [row for row in rows if any(row[1:])]
+    rows.append(("total", *(sum(column) for column in list(zip(*rows))[1:])))
+    for stage, size, gflop, kept in rows:
+        table.add_row([stage, f"{size:,}", f"{gflop:.1f}", f"{kept:.1f}"])
     return table.get_string()
 
 
 def report(args: argparse.Namespace) -> int:
-    # Paddle's remarks on how a static graph is made are for its own developers.
-    os.environ.setdefault("GLOG_minloglevel", "2")
     from paddleseg import builder, plugins
-    from paddleseg.core import cost
     from paddleseg.cvlibs.config import load_config
 
     if args.input_shape is not None and min(args.input_shape) < 1:
@@ -107,23 +217,24 @@ def report(args: argparse.Namespace) -> int:
     plugins.load_plugins(args.plugins)
     config = load_config(args.config, args.opts)
     builder.check(config, needed=("model",))
-    backbone = config["model"].get("backbone", {})
     shape = args.input_shape or [config["batch_size"], 3, 512, 1024]
-    channels = backbone.get("in_channels", shape[1])
+    channels = config["model"].get("backbone", {}).get("in_channels", shape[1])
     if channels != shape[1]:
         raise ConfigError(f"--input_shape: C is {shape[1]}, but the backbone's in_channels {channels}")
-    try:
-        graph = cost.capture(model_maker(config), shape, config["model"]["num_classes"])
-    except ValueError as error:
-        reason = next((line for line in str(error).splitlines() if "Error: " in line), str(error).partition("\n")[0])
-        raise ConfigError(f"--input_shape {' '.join(map(str, shape))} doesn't fit the model: {reason}") from error
-    graph = recompute_stages(graph, backbone.get("recompute_stages", ()))
+
+    import paddle
+
+    paddle.set_device("cpu")
+    model = builder.build_model(config, pretrained=False)
+    model.train()
+    measured = [forward_cost(model, [MEASURED_IMAGES, channels, *size]) for size in MEASURED_SIZES]
+    cost, parameters = extended(*measured, shape), trained_parameters(model)
     print(f"{args.config}, {' x '.join(map(str, shape))}, float32")
-    print(stage_table(graph))
-    backward = sum(cost.flops(graph, operator) for operator in graph.operators[graph.forward:]) / 1e9
-    print(f"backward pass: {backward:.1f} GFLOP; beside the activations: parameters, their gradients and momentum "
-          f"{3 * graph.parameter_bytes() / MIB:.1f} MiB, running statistics and what is frozen "
-          f"{graph.buffer_bytes() / MIB:.1f} MiB")
+    print(stage_table(cost, parameters))
+    weights = 4 * 3 * sum(parameters.values()) / MIB
+    memory = sum(cost.kept_bytes.values()) / MIB + weights
+    print(f"a training step: about {3 * sum(cost.flops.values()) / 1e9:.1f} GFLOP and {memory:.1f} MiB, of which "
+          f"parameters, their gradients and momentum are {weights:.1f} MiB")
     return 0
 
 
