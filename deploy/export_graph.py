@@ -5,6 +5,7 @@ Letters: N images, C classes, H, W size of the image.
 
 import contextlib
 import copy
+import inspect
 import os
 import statistics
 import time
@@ -18,15 +19,14 @@ import paddle.nn.functional as F
 from paddleseg.core.val import evaluation_mode
 from paddleseg.cvlibs.errors import RunError
 
-INPUT = "x"
-_FINISH = {
+OPSET = 17
+# The share of labels that may differ: where two classes are all but equal, rounding decides.
+TOLERANCE = 1e-3
+OUTPUTS = {
     "argmax": lambda logits: paddle.argmax(logits, axis=1, dtype="int32"),
     "softmax": lambda logits: F.softmax(logits, axis=1),
     "logits": lambda logits: logits,
 }
-OUTPUTS = tuple(_FINISH)
-# The share of labels that may differ: where two classes are all but equal, rounding decides.
-TOLERANCE = 1e-3
 _NORMS = (nn.BatchNorm2D, nn.SyncBatchNorm, nn.BatchNorm)
 
 
@@ -58,7 +58,7 @@ class EvalBatchNorm(nn.Layer):
 
 
 class Graph(nn.Layer):
-    """What is exported: the first output of a model, finished as `output` says.
+    """The first output of a model, finished as `output` says.
 
     Shapes:
         input (N, 3, H, W); output (N, H, W) int32 for argmax, else (N, C, H, W) float32.
@@ -67,14 +67,14 @@ class Graph(nn.Layer):
     def __init__(self, model: nn.Layer, output: str):
         super().__init__()
         self.model = model
-        self.finish = _FINISH[output]
+        self.finish = OUTPUTS[output]
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.finish(self.model(x)[0])
 
 
 def folded(model: nn.Layer) -> nn.Layer:
-    """A copy in evaluation mode, whose convolutions do the work of the batch norms behind them.
+    """Copy a model in evaluation mode, with its batch norms folded into the convolutions before them.
 
     With s = weight / sqrt(variance + epsilon), a convolution of kernel k and bias b becomes one of kernel s k and bias
     s (b - mean) + bias, computed in float64. Pairs are what layers hold as `_conv` and `_batch_norm`, PaddleSeg's
@@ -112,24 +112,21 @@ def save_graph(model: nn.Layer, prefix: str, output: str, shape: Sequence[Option
     """Write a model as `prefix`.json (Paddle 3) or .pdmodel (Paddle 2), and `prefix`.pdiparams.
 
     Args:
-        model: in evaluation mode, as `folded` makes it.
-        output: one of OUTPUTS.
+        model: as `folded` makes it.
+        output: a key of OUTPUTS.
         shape: (N, 3, H, W); None where it is dynamic.
         wide_resize: let the graph resize in float64; see `_wide_resize`.
 
     Returns: the graph's file.
 
     Raises:
-        RunError: the model is in training mode, or can't be made a static graph.
+        RunError: the model can't be made a static graph.
     """
-    if model.training:
-        raise RunError("a model in training mode can't be exported; call eval() first")
-    spec = paddle.static.InputSpec(list(shape), "float32", name=INPUT)
     graph = Graph(model, output)
     graph.eval()
     try:
         with _wide_resize() if wide_resize else contextlib.nullcontext():
-            paddle.jit.save(graph, prefix, input_spec=[spec])
+            paddle.jit.save(graph, prefix, input_spec=[paddle.static.InputSpec(list(shape), "float32", name="x")])
     except Exception as error:  # whatever a model's own code, or Paddle's translation of it, raises
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RunError(f"{type(model).__name__} can't be made a static graph: {type(error).__name__}: "
@@ -159,8 +156,43 @@ def _wide_resize() -> Iterator[None]:
         F.interpolate = plain
 
 
+def import_paddle2onnx():
+    """Return the converter that goes with this Paddle.
+
+    Raises:
+        RunError: a package is missing or doesn't fit.
+    """
+    os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"  # it would call pip by itself
+    try:
+        import onnx  # noqa: F401  (paddle2onnx fails without it in words that don't tell)
+        import onnxruntime  # noqa: F401
+        import paddle2onnx
+    except ImportError as error:
+        packages = "-r requirements-onnx.txt"
+        if paddle.__version__.startswith("2."):
+            packages = "paddle2onnx==1.3.1 onnx==1.17.0 onnxruntime 'numpy<2'"
+        raise RunError(f"--format onnx needs packages that are missing or don't fit ({' '.join(str(error).split())}): "
+                       f"pip install {packages}") from error
+    return paddle2onnx
+
+
+def convert_to_onnx(graph: str, target: str) -> None:
+    """Write the ONNX model of a static graph, and remove the graph's own files."""
+    paddle2onnx, params = import_paddle2onnx(), os.path.splitext(graph)[0] + ".pdiparams"
+    # Of Paddle 3's converter: leave the graph as it is, which ONNX Runtime optimises when it loads it.
+    plain = {"optimize_tool": "None"} if "optimize_tool" in inspect.signature(paddle2onnx.export).parameters else {}
+    try:
+        paddle2onnx.export(graph, params, save_file=target, opset_version=OPSET, verbose=False, **plain)
+    except Exception as error:  # whatever the converter raises
+        raise RunError(f"paddle2onnx can't convert this model: {' '.join(str(error).split())[:200]}") from error
+    if not os.path.isfile(target):
+        raise RunError("paddle2onnx wrote no model; what it printed above says why")
+    os.remove(graph)
+    os.remove(params)
+
+
 def check_images(shape: Sequence[int]) -> np.ndarray:
-    """Images (N, 3, H, W) as after normalisation: flat patches under noise."""
+    """Make images (N, 3, H, W) as after normalisation: flat patches under noise."""
     rng = np.random.default_rng(list(shape))
     count, channels, height, width = shape
     patches = rng.standard_normal((count, channels, -(-height // 16), -(-width // 16)), np.float32)
@@ -168,12 +200,12 @@ def check_images(shape: Sequence[int]) -> np.ndarray:
     return flat + np.float32(0.3) * rng.standard_normal(flat.shape, np.float32)
 
 
-def compare(model: nn.Layer, graph: Callable[[np.ndarray], np.ndarray], output: str,
-            shapes: Sequence[Sequence[int]], runs: int = 5) -> List[Comparison]:
+def compare(model: nn.Layer, graph: Callable[[np.ndarray], np.ndarray], shapes: Sequence[Sequence[int]],
+            runs: int = 5) -> List[Comparison]:
     """Hold a graph against the model that it was made from.
 
     Args:
-        graph: the exported graph as it is served: images in, output out.
+        graph: the exported graph as it is served: images in; labels (N, H, W), or scores (N, C, H, W), out.
         runs: timed runs of each, after one that isn't.
     """
     def eager(images):
@@ -185,14 +217,14 @@ def compare(model: nn.Layer, graph: Callable[[np.ndarray], np.ndarray], output: 
         with evaluation_mode(model):
             labels, eager_sec = _timed(eager, images, runs)
         found, graph_sec = _timed(graph, images, runs)
-        found = found if output == "argmax" else found.argmax(axis=1)
+        found = found if found.ndim == 3 else found.argmax(axis=1)
         differing = float(np.mean(found != labels)) if found.shape == labels.shape else 1.0
         comparisons.append(Comparison(tuple(shape), differing, eager_sec, graph_sec))
     return comparisons
 
 
 def _timed(function: Callable, images: np.ndarray, runs: int) -> Tuple[np.ndarray, float]:
-    """The result, and the median of the seconds that it takes."""
+    """Return the result, and the median of the seconds that it takes."""
     result, seconds = function(images), []
     for _ in range(runs):
         start = time.perf_counter()

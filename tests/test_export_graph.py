@@ -60,7 +60,7 @@ def test_folds_in_a_sequential_and_replaces_sync_batch_norm(float64):
 
 
 @pytest.mark.parametrize("wide", [True, False])
-@pytest.mark.parametrize("output", export.OUTPUTS)
+@pytest.mark.parametrize("output", list(export.OUTPUTS))
 def test_the_graph_computes_at_any_size(tmp_path, output, wide):
     model = encnet(add_lateral=True)
     interpolate = nn.functional.interpolate
@@ -86,23 +86,16 @@ def test_compare_counts_the_labels_that_differ():
         labels[:, :8] += 1
         return labels
 
-    row, = export.compare(model, graph, "argmax", [(1, 3, 32, 48)], runs=1)
+    row, = export.compare(model, graph, [(1, 3, 32, 48)], runs=1)
     assert row.shape == (1, 3, 32, 48) and row.differing == 0.25 and row.graph_sec > 0
-    wrong_size, = export.compare(model, lambda x: graph(x)[:, 1:], "argmax", [(1, 3, 32, 48)], runs=1)
+    wrong_size, = export.compare(model, lambda x: graph(x)[:, 1:], [(1, 3, 32, 48)], runs=1)
     assert wrong_size.differing == 1.0
 
 
-def test_refuses_training_mode_and_what_paddle_cannot_translate(tmp_path):
-    model = encnet()
-    model.train()
-    with pytest.raises(RunError, match="training mode"):
-        export.save_graph(model, str(tmp_path / "model"), "argmax", [None, 3, None, None], True)
-
+def test_refuses_what_paddle_cannot_translate(tmp_path):
     class Broken(nn.Layer):
         def forward(self, x):
             raise ValueError("no such thing")
 
-    broken = Broken()
-    broken.eval()
-    with pytest.raises(RunError, match="Broken can't be made a static graph.*no such thing"):
-        export.save_graph(broken, str(tmp_path / "model"), "argmax", [None, 3, None, None], True)
+    with pytest.raises(RunError, match="Broken.*no such thing"):
+        export.save_graph(Broken(), str(tmp_path / "model"), "argmax", [None, 3, None, None], True)

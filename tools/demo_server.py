@@ -92,7 +92,6 @@ class TrainedModel:
         from paddleseg import builder, plugins
         from paddleseg.cvlibs.config import load_config
         from paddleseg.utils import device
-        from tools.export import class_names
 
         plugins.load_plugins(args.plugins)
         config = load_config(args.config, args.opts, builder.flag_values(args))
@@ -103,7 +102,7 @@ class TrainedModel:
         self.transforms = builder.build_val_transforms(config)
         self.infer_options = builder.build_infer_options(config)
         self.palette = builder.dataset_palette(config)
-        self.class_names = class_names(config)
+        self.class_names = builder.dataset_class_names(config)
 
     def __call__(self, image):
         """Class indices (H, W) of an RGB image, uint8 (H, W, 3)."""

@@ -24,15 +24,15 @@ from paddleseg.utils.cli import add_debug_flag, add_plugins_flag, run_main
 
 DESCRIPTION = "deploy.yaml"
 WRITTEN = (DESCRIPTION, "model.json", "model.pdmodel", "model.pdiparams", "model.onnx")
-OPSET = 17
+# The graph is compared with the model at these (N, 3, H, W), where --input_shape leaves a size free.
 CHECK_SHAPES = ((2, 3, 64, 128), (1, 3, 97, 161), (1, 3, 256, 512))
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
+    parser.add_argument("--config", required=True, metavar="FILE", help="the config, a YAML file")
     parser.add_argument("--opts", nargs="+", action="extend", metavar="KEY=VALUE", default=[],
-                        help="override values of the recipe, such as model.num_codes=16")
+                        help="override values of the config, such as model.num_codes=16")
     parser.add_argument("--model_path", required=True, metavar="FILE",
                         help="the weights, a model.pdparams, or a file in mmsegmentation's or PyTorch-Encoding's names")
     parser.add_argument("--save_dir", default="output/inference_model", metavar="DIR", help="default: %(default)s")
@@ -51,78 +51,24 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return args
 
 
-def check_shape(shape: Sequence[int]) -> None:
-    """Raise ConfigError for a shape that no graph here has."""
-    if shape[1] != 3 or any(side < 1 and side != -1 for side in shape):
-        raise ConfigError(f"--input_shape {' '.join(map(str, shape))}: N 3 H W is needed, each at least 1, or -1 for "
-                          f"any")
-
-
-def check_save_dir(save_dir: str, overwrite: bool) -> None:
-    """Refuse a directory that holds something else than an export, or one that nobody asked to overwrite."""
-    held = sorted(os.listdir(save_dir)) if os.path.isdir(save_dir) else []
-    if os.path.exists(save_dir) and not os.path.isdir(save_dir):
-        raise RunError(f"--save_dir {save_dir} is a file; name a directory")
-    if not held:
-        return
-    others = [name for name in held if name not in WRITTEN]
-    if others or DESCRIPTION not in held:
-        raise RunError(f"{save_dir} holds other files ({', '.join((others or held)[:4])}); name another --save_dir")
-    if not overwrite:
-        raise RunError(f"{save_dir} holds an exported model; --overwrite replaces it, another --save_dir keeps it")
-
-
-def import_paddle2onnx():
-    """The converter that goes with this Paddle."""
-    os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"  # it would call pip by itself
-    try:
-        import onnx  # noqa: F401  (paddle2onnx fails without it in words that don't tell)
-        import onnxruntime  # noqa: F401
-        import paddle2onnx
-    except ImportError as error:
-        import paddle
-
-        packages = "-r requirements-onnx.txt"
-        if paddle.__version__.startswith("2."):
-            packages = "paddle2onnx==1.3.1 onnx==1.17.0 onnxruntime 'numpy<2'"
-        raise RunError(f"--format onnx needs packages that are missing or don't fit ({' '.join(str(error).split())}): "
-                       f"pip install {packages}") from error
-    return paddle2onnx
-
-
-def convert_to_onnx(graph: str, target: str) -> None:
-    """Write the ONNX model of a static graph; the graph's own files go."""
-    import inspect
-
-    paddle2onnx, params = import_paddle2onnx(), os.path.splitext(graph)[0] + ".pdiparams"
-    # Of Paddle 3's converter: leave the graph as it is, which ONNX Runtime optimises when it loads it.
-    plain = {"optimize_tool": "None"} if "optimize_tool" in inspect.signature(paddle2onnx.export).parameters else {}
-    try:
-        paddle2onnx.export(graph, params, save_file=target, opset_version=OPSET, verbose=False, **plain)
-    except Exception as error:  # whatever the converter raises
-        raise RunError(f"paddle2onnx can't convert this model: {' '.join(str(error).split())[:200]}") from error
-    if not os.path.isfile(target):
-        raise RunError("paddle2onnx wrote no model; what it printed above says why")
-    os.remove(graph)
-    os.remove(params)
-
-
-def class_names(config) -> List[str]:
-    """The names of the classes; where the recipe has none, their numbers."""
-    from paddleseg.datasets.cityscapes import train_labels
-
-    section = config["val_dataset"]
-    if section["type"] == "Cityscapes":
-        return [label.name for label in train_labels()]
-    return list(section.get("class_names") or map(str, range(config["model"]["num_classes"])))
+def check_paths(args: argparse.Namespace) -> None:
+    """Refuse a shape that no graph has, and a directory that holds something else than an export to overwrite."""
+    if args.input_shape[1] != 3 or any(side < 1 and side != -1 for side in args.input_shape):
+        raise ConfigError(f"--input_shape {' '.join(map(str, args.input_shape))}: N 3 H W is needed, each at least 1, "
+                          f"or -1 for any")
+    folder = args.save_dir
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise RunError(f"--save_dir {folder} is a file; name a directory")
+    found = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    others = [name for name in found if name not in WRITTEN]
+    if others or found and DESCRIPTION not in found:
+        raise RunError(f"{folder} holds other files ({', '.join((others or found)[:4])}); name another --save_dir")
+    if found and not args.overwrite:
+        raise RunError(f"{folder} holds an exported model; --overwrite replaces it, another --save_dir keeps it")
 
 
 def check_transforms(config, output: str) -> None:
-    """Refuse transforms of val_dataset that can't be deployed, and say what will differ from predict.py.
-
-    Raises:
-        ConfigError: deploy/infer.py doesn't know one.
-    """
+    """Refuse transforms of val_dataset that deploy/infer.py can't do, and warn of differences from predict.py."""
     from deploy.infer import TRANSFORMS, undeployable
     from paddleseg.utils import logger
 
@@ -140,7 +86,7 @@ def check_transforms(config, output: str) -> None:
 
 def write_graph(folded, folder: str, args: argparse.Namespace) -> Dict[str, str]:
     """Write the graph's files; returns their names by their keys in deploy.yaml."""
-    from deploy.export_graph import save_graph
+    from deploy.export_graph import convert_to_onnx, save_graph
 
     shape = [None if side == -1 else side for side in args.input_shape]
     graph = save_graph(folded, os.path.join(folder, "model"), args.output, shape,
@@ -152,7 +98,7 @@ def write_graph(folded, folder: str, args: argparse.Namespace) -> Dict[str, str]
 
 
 def describe(config, files: Dict[str, str], folder: str, args: argparse.Namespace) -> Dict:
-    """The `Deploy` section; keys that PaddleSeg's has are named and meant as there."""
+    """Make the `Deploy` section; keys that PaddleSeg's has are named and meant as there."""
     import paddle
 
     import paddleseg
@@ -167,7 +113,7 @@ def describe(config, files: Dict[str, str], folder: str, args: argparse.Namespac
         "output_dtype": "int32" if args.output == "argmax" else "float32",
         "transforms": config["val_dataset"]["transforms"],
         "channel_order": "RGB",
-        "class_names": class_names(config),
+        "class_names": builder.dataset_class_names(config),
         "palette": builder.dataset_palette(config).tolist(),
         "toolkit": f"EncNet-Paddle {paddleseg.__version__}",
         "paddle": paddle.__version__,
@@ -189,10 +135,9 @@ def check_graph(model, folder: str, section: Dict, args: argparse.Namespace) -> 
 
     shapes = sorted({tuple(given if given != -1 else free for given, free in zip(args.input_shape, shape))
                      for shape in CHECK_SHAPES})
-    fault = ""
     for backend in BACKENDS[args.format]:
         try:
-            comparisons = compare(model, load_graph(folder, section, "cpu", args.threads, backend), args.output, shapes)
+            comparisons = compare(model, load_graph(folder, section, "cpu", args.threads, backend), shapes)
             worst = max(comparison.differing for comparison in comparisons)
             fault = f"{100 * worst:.3g} % of the labels differ from the model's, over {100 * TOLERANCE:.3g} %"
         except Exception as error:  # a runtime that can't run the graph says so in many ways
@@ -209,22 +154,17 @@ def print_comparisons(comparisons: Sequence, backend: str) -> None:
     from prettytable import PrettyTable
 
     table = PrettyTable(["input", "labels that differ", "model ms", f"{backend} ms", "ratio"])
-    for comparison in comparisons:
-        table.add_row(["x".join(map(str, comparison.shape)), f"{100 * comparison.differing:.4f} %",
-                       f"{1000 * comparison.eager_sec:.1f}", f"{1000 * comparison.graph_sec:.1f}",
-                       f"{comparison.graph_sec / comparison.eager_sec:.2f}"])
+    for shape, differing, eager_sec, graph_sec in comparisons:
+        table.add_row(["x".join(map(str, shape)), f"{100 * differing:.4f} %", f"{1000 * eager_sec:.1f}",
+                       f"{1000 * graph_sec:.1f}", f"{graph_sec / eager_sec:.2f}"])
     print(table)
 
 
-def finish_files(folder: str, section: Dict) -> None:
-    """Write deploy.yaml, and see to it that all files reach the disk."""
+def write_description(folder: str, section: Dict) -> None:
     import yaml
 
     from paddleseg.utils.files import atomic_path
 
-    for name in section["sha256"]:
-        with atomic_path(os.path.join(folder, name)) as temporary:
-            os.rename(os.path.join(folder, name), temporary)
     with atomic_path(os.path.join(folder, DESCRIPTION)) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write("# Written by tools/export.py; deploy/infer.py reads it.\n")
         yaml.safe_dump({"Deploy": section}, file, sort_keys=False, allow_unicode=True, default_flow_style=None,
@@ -232,14 +172,14 @@ def finish_files(folder: str, section: Dict) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from deploy.export_graph import folded
+    check_paths(args)
+
+    from deploy.export_graph import folded, import_paddle2onnx
     from paddleseg import builder, plugins
     from paddleseg.cvlibs.config import load_config
     from paddleseg.utils import device, logger
     from paddleseg.utils.files import atomic_directory
 
-    check_shape(args.input_shape)
-    check_save_dir(args.save_dir, args.overwrite)
     plugins.load_plugins(args.plugins)
     config = load_config(args.config, args.opts, builder.flag_values(args))
     builder.check(config, needed=builder.INFERENCE)
@@ -255,7 +195,7 @@ def main(args: argparse.Namespace) -> int:
     with atomic_directory(os.path.normpath(args.save_dir)) as folder:
         section = describe(config, write_graph(folded(model), folder, args), folder, args)
         comparisons, backend = check_graph(model, folder, section, args)
-        finish_files(folder, section)
+        write_description(folder, section)
     print_comparisons(comparisons, backend)
     logger.info(f"the exported model is in {args.save_dir}; run it with: python deploy/infer.py --config "
                 f"{os.path.join(args.save_dir, DESCRIPTION)} --image_path IMAGE")

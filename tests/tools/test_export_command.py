@@ -8,6 +8,8 @@ import pytest
 import yaml
 from fake_weights import make_weights
 
+from paddleseg import builder
+from paddleseg.cvlibs.config import load_config
 from paddleseg.cvlibs.errors import ConfigError, RunError, WeightsError
 from paddleseg.weights.load import read_weights
 from paddleseg.weights.write import write_weights
@@ -136,7 +138,23 @@ def test_a_missing_converter_is_named_with_the_way_out(weights, tmp_path, monkey
     assert not (tmp_path / "model").exists()
 
 
-def test_class_names_are_the_recipe_s_or_numbers():
-    recipe = {"model": {"num_classes": 2}, "val_dataset": {"type": "Dataset", "class_names": ["sky", "sea"]}}
-    assert export.class_names(recipe) == ["sky", "sea"]
-    assert export.class_names({**recipe, "val_dataset": {"type": "Dataset", "class_names": None}}) == ["0", "1"]
+@pytest.mark.parametrize("name, count, first, color", [
+    ("encnet_r50_d8_512x512_80k_ade20k", 150, "wall", [120, 120, 120]),
+    ("encnet_r50_d8_512x512_20k_voc12aug", 21, "background", [0, 0, 0]),
+    ("encnet_r50_d8_480x480_80k_pascal_context_59", 59, "aeroplane", [128, 0, 0])])
+def test_classes_are_called_as_their_data_set_calls_them(tmp_path, name, count, first, color):
+    config = load_config(str(ROOT / f"configs/encnet/{name}.yml"))
+    builder.check(config, needed=builder.INFERENCE)
+    args = export.parse_args(["--config", config.path, "--model_path", "none"])
+    section = export.describe(config, {}, str(tmp_path), args)
+    assert len(section["class_names"]) == len(section["palette"]) == count
+    assert section["class_names"][0] == first and section["palette"][0] == color
+
+
+def test_classes_of_listed_files_are_called_as_the_config_says(tmp_path):
+    own = ["train_dataset.num_classes=2", "val_dataset.num_classes=2", "model.num_classes=2"]
+    args = export.parse_args(["--config", "x", "--model_path", "none"])
+    for opts, expected in ((["val_dataset.class_names=[sky, sea]"], ["sky", "sea"]), (["val_dataset.class_names=null"], ["0", "1"])):
+        config = load_config(str(ROOT / "configs/quick_start/own_data.yml"), [*own, *opts])
+        builder.check(config, needed=builder.INFERENCE)
+        assert export.describe(config, {}, str(tmp_path), args)["class_names"] == expected
