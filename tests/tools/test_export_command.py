@@ -154,7 +154,8 @@ def test_classes_are_called_as_their_data_set_calls_them(tmp_path, name, count, 
 def test_classes_of_listed_files_are_called_as_the_config_says(tmp_path):
     own = ["train_dataset.num_classes=2", "val_dataset.num_classes=2", "model.num_classes=2"]
     args = export.parse_args(["--config", "x", "--model_path", "none"])
-    for opts, expected in ((["val_dataset.class_names=[sky, sea]"], ["sky", "sea"]), (["val_dataset.class_names=null"], ["0", "1"])):
+    for opts, expected in ((["val_dataset.class_names=[sky, sea]"], ["sky", "sea"]),
+                           (["val_dataset.class_names=null"], ["0", "1"])):
         config = load_config(str(ROOT / "configs/quick_start/own_data.yml"), [*own, *opts])
         builder.check(config, needed=builder.INFERENCE)
         assert export.describe(config, {}, str(tmp_path), args)["class_names"] == expected
