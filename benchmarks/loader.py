@@ -49,8 +49,7 @@ def prepare(side, arguments):
     overrides = [f"train_dataset.dataset_root={arguments['root']}"]
     if arguments["cache"]:
         overrides.append(f"train_dataset.cache={arguments['cache']}")
-    config = load_config(str(ROOT / RECIPE), overrides)
-    builder.check(config)
+    config = builder.resolve(load_config(str(ROOT / RECIPE), overrides))
     dataset = builder.build_dataset(config, "train_dataset")
     num_workers = SIDES[side]
     batches = train_batches(dataset, BATCH_SIZE, seed=0, num_workers=num_workers)

@@ -85,10 +85,10 @@ def our_samples(arguments):
     overrides = [f"train_dataset.dataset_root={folder}"]
     config_file = str(ROOT / RECIPES[arguments["peer"]])
     if arguments["cache"]:
-        plain = builder.build_dataset(load_config(config_file, overrides), "train_dataset")
+        plain = builder.build_dataset(builder.resolve(load_config(config_file, overrides)), "train_dataset")
         write_cache(plain, f"{folder}_cache", folder, num_workers=1)
         overrides.append(f"train_dataset.cache={folder}_cache")
-    dataset = builder.build_dataset(load_config(config_file, overrides), "train_dataset")
+    dataset = builder.build_dataset(builder.resolve(load_config(config_file, overrides)), "train_dataset")
     return lambda index, seed: dataset.sample(index, np.random.default_rng(seed))
 
 

@@ -96,8 +96,7 @@ def our_step(side, recipe, device):
 
     start_process(device, THREADS)
     opts = ["model.backbone.recompute_stages=[1,2,3,4]"] if side == RECOMPUTED else []
-    config = load_config(str(ROOT / "configs" / "encnet" / f"{recipe}.yml"), opts)
-    builder.check(config)
+    config = builder.resolve(load_config(str(ROOT / "configs" / "encnet" / f"{recipe}.yml"), opts))
     model = builder.build_model(config, pretrained=False)
     model.train()
     criteria, optimizer = builder.build_criteria(config, model), builder.build_optimizer(config, model)

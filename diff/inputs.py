@@ -85,8 +85,7 @@ def recipe(reference: str, setup: Optional[Setup] = None) -> Config:
             f"optimizer.momentum={setup.momentum}", f"optimizer.weight_decay={setup.weight_decay}", *facts.opts]
     if reference != "paddleseg":  # whose auxiliary head is as wide as the other one
         opts.append(f"model.aux_channels={setup.aux_channels}")
-    config = load_config(str(ROOT / facts.config), opts)
-    builder.check(config)
+    config = builder.resolve(load_config(str(ROOT / facts.config), opts))
     return config
 
 

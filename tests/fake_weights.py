@@ -13,8 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def make_weights(folder: Path, recipe: str, opts: Sequence[str] = ()) -> Path:
     """Write model.pdparams to a folder, and return its path."""
-    config = load_config(str(ROOT / recipe), opts)
-    builder.check(config, needed=builder.INFERENCE)
+    config = builder.resolve(load_config(str(ROOT / recipe), opts), builder.INFERENCE)
     shapes = {name: value.shape for name, value in builder.build_model(config).state_dict().items()}
     write_weights(str(folder / "model.pdparams"), random_weights(shapes))
     return folder / "model.pdparams"

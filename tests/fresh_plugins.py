@@ -5,6 +5,8 @@ import sys
 from unittest import mock
 
 from paddleseg import plugins
+from paddleseg.cvlibs import manager
+from paddleseg.cvlibs.config import Resolver, annotate
 
 
 @contextlib.contextmanager
@@ -18,3 +20,9 @@ def fresh_plugins():
         registry.components_dict.update(components)
     for name in set(sys.modules) - before[1]:
         del sys.modules[name]
+
+
+def build_dataset(section: dict):
+    """The data set that a section of a config describes."""
+    node = annotate(section, "a test")
+    return Resolver({"transforms": manager.TRANSFORMS}).resolve(manager.DATASETS, node, "dataset").build()

@@ -21,9 +21,7 @@ OFFLINE = ["model.backbone.pretrained=None"]
 
 
 def load(path, *opts):
-    config = load_config(str(ROOT / path), [*OFFLINE, *opts])
-    builder.check(config)
-    return config
+    return builder.resolve(load_config(str(ROOT / path), [*OFFLINE, *opts]))
 
 
 @pytest.mark.parametrize("path", CONFIGS)
@@ -152,7 +150,7 @@ def test_pretrained_names_real_weights(path):
 # ---- what the builder checks beyond single components -----------------------------------------------
 
 @pytest.mark.parametrize("opts, message", [
-    (["optimiser.type=SGD"], r"--opts: optimiser is not a key of a configuration; did you mean optimizer\?"),
+    (["optimiser.type=SGD"], r"--opts: optimiser is not a key of a config; did you mean optimizer\?"),
     (["model.num_classes=20"], r"--opts: model.num_classes is 20, but train_dataset \(Cityscapes\) has 19 classes"),
     (["loss.coef=[1,0.4]"], "loss has 3 types and 2 coef"),
     (["loss.types=[]"], "loss has 0 types and 3 coef"),
@@ -175,20 +173,20 @@ def test_a_missing_section_is_named(section):
     config = load_config(str(ROOT / MMSEG), OFFLINE)
     del config.tree[section]
     with pytest.raises(ConfigError, match=f"{section} is missing"):
-        builder.check(config)
+        builder.resolve(config)
 
 
 def test_evaluation_needs_no_training_sections():
     config = load_config(str(ROOT / MMSEG), OFFLINE)
     for section in ("train_dataset", "loss", "optimizer", "lr_scheduler", "batch_size", "iters"):
         del config.tree[section]
-    builder.check(config, needed=builder.INFERENCE)
+    builder.resolve(config, builder.INFERENCE)
 
 
 def test_the_data_set_tells_model_and_losses_what_they_leave_out():
     config = load_config(str(ROOT / MMSEG), OFFLINE)
     del config.tree["model"]["num_classes"]
-    builder.check(config)
+    config = builder.resolve(config)
     assert config["model"]["num_classes"] == 19 and config.origin("model.num_classes") == "train_dataset Cityscapes"
     assert all(loss["ignore_index"] == 255 for loss in config["loss"]["types"])
 
@@ -211,7 +209,7 @@ def test_losses_must_be_as_many_as_the_outputs():
 def test_each_data_set_is_read_in_the_mode_of_its_name():
     config = load_config(str(ROOT / MMSEG), OFFLINE)
     del config.tree["val_dataset"]["mode"], config.tree["train_dataset"]["mode"]
-    builder.check(config)
+    config = builder.resolve(config)
     assert (config["train_dataset"]["mode"], config["val_dataset"]["mode"]) == ("train", "val")
     with pytest.raises(ConfigError, match="--opts: val_dataset.mode is train, which is for training"):
         load(MMSEG, "val_dataset.mode=train")

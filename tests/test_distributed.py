@@ -99,8 +99,7 @@ def class_table(printed: str) -> list:
 @pytest.mark.parametrize("heading", ["One GPU", "Four GPUs", "Two machines of two GPUs"])
 def test_the_recipes_commands_make_the_recipes_batch(heading):
     for words in filter(lambda words: "train.py" in words, commands(heading)):
-        config = load_config(str(ROOT / value(words, "--config")), [], {})
-        builder.check(config)
+        config = builder.resolve(load_config(str(ROOT / value(words, "--config")), [], {}))
         processes = int(value(words, "--nnodes", 1)) * len(value(words, "--devices", "0").split(","))
         batches = processes * int(value(words, "--accum_iters", 1))
         assert batches * config["batch_size"] == config["effective_batch"]

@@ -149,17 +149,14 @@ def class_legend(samples: Sequence[Sample], dataset,
 
 
 def browse(args: argparse.Namespace) -> int:
-    from paddleseg import builder, plugins
-    from paddleseg.cvlibs.config import load_config
+    from paddleseg import builder
     from paddleseg.transforms.image_io import write_png
 
     if args.count < 1:
         raise ConfigError(f"--count {args.count} is below 1")
     if not args.save_path.lower().endswith(".png"):
         raise ConfigError(f"--save_path {args.save_path}: the sheet is a PNG file; let the name end with .png")
-    plugins.load_plugins(args.plugins)
-    config = load_config(args.config, args.opts, builder.flag_values(args))
-    builder.check(config, needed=("train_dataset", "model"))
+    config = builder.read_config(args, ("train_dataset", "model"))
     options = builder.build_train_options(config)
     dataset = builder.build_dataset(config, "train_dataset")
     samples = first_samples(dataset, args.count, options.seed, options.repeats, options.num_workers)

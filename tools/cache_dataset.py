@@ -42,18 +42,14 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def build_dataset(args: argparse.Namespace):
     """The data set of the split, read from its files, and its root."""
-    from paddleseg import builder, plugins
-    from paddleseg.cvlibs import manager
-    from paddleseg.cvlibs.config import load_config
+    from paddleseg import builder
 
     key = f"{args.split}_dataset"
-    plugins.load_plugins(args.plugins)
-    config = load_config(args.config, args.opts)
-    builder.check(config, needed=(key, "model"))
-    section = config[key]
-    if "cache" not in section:
-        raise ConfigError(f"{config.path}: {key}: {section['type']} has no argument `cache`, so it can't use one")
-    return builder.build_component(manager.DATASETS, {**section, "cache": None}), section["dataset_root"]
+    config = builder.read_config(args, (key, "model"))
+    if "cache" not in config[key]:
+        raise ConfigError(f"{config.path}: {key}: {config[key]['type']} has no argument `cache`, so it can't use one")
+    config.set(f"{key}.cache", None, "tools/cache_dataset.py")
+    return builder.build_dataset(config, key), config[key]["dataset_root"]
 
 
 def verify(args: argparse.Namespace, dataset, root: str) -> None:

@@ -89,13 +89,10 @@ class TrainedModel:
     """
 
     def __init__(self, args: argparse.Namespace):
-        from paddleseg import builder, plugins
-        from paddleseg.cvlibs.config import load_config
+        from paddleseg import builder
         from paddleseg.utils import device
 
-        plugins.load_plugins(args.plugins)
-        config = load_config(args.config, args.opts, builder.flag_values(args))
-        builder.check(config, needed=builder.INFERENCE)
+        config = builder.read_config(args, builder.INFERENCE)
         options = builder.build_train_options(config)
         device.start_process(options.device, options.threads)
         self.model = builder.build_trained_model(config, args.model_path)

@@ -175,14 +175,11 @@ def main(args: argparse.Namespace) -> int:
     check_paths(args)
 
     from deploy.export_graph import folded, import_paddle2onnx
-    from paddleseg import builder, plugins
-    from paddleseg.cvlibs.config import load_config
+    from paddleseg import builder
     from paddleseg.utils import device, logger
     from paddleseg.utils.files import atomic_directory
 
-    plugins.load_plugins(args.plugins)
-    config = load_config(args.config, args.opts, builder.flag_values(args))
-    builder.check(config, needed=builder.INFERENCE)
+    config = builder.read_config(args, builder.INFERENCE)
     check_transforms(config, args.output)
     if args.format == "onnx":
         import_paddle2onnx()

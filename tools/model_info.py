@@ -209,14 +209,11 @@ def stage_table(cost: Cost, parameters: Dict[str, int]) -> str:
 
 
 def report(args: argparse.Namespace) -> int:
-    from paddleseg import builder, plugins
-    from paddleseg.cvlibs.config import load_config
+    from paddleseg import builder
 
     if args.input_shape is not None and min(args.input_shape) < 1:
         raise ConfigError(f"--input_shape {' '.join(map(str, args.input_shape))}: all four must be at least 1")
-    plugins.load_plugins(args.plugins)
-    config = load_config(args.config, args.opts)
-    builder.check(config, needed=("model",))
+    config = builder.read_config(args, ("model",))
     shape = args.input_shape or [config["batch_size"], 3, 512, 1024]
     channels = config["model"].get("backbone", {}).get("in_channels", shape[1])
     if channels != shape[1]:

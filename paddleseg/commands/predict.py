@@ -49,14 +49,11 @@ def server_label_ids(dataset_type: str, images: Sequence[str]):
 
 
 def main(args: argparse.Namespace) -> int:
-    from paddleseg import builder, plugins
+    from paddleseg import builder
     from paddleseg.core.predict import list_images, predict
-    from paddleseg.cvlibs.config import load_config
     from paddleseg.utils import device, distributed, logger
 
-    plugins.load_plugins(args.plugins)
-    config = load_config(args.config, args.opts, builder.flag_values(args))
-    builder.check(config, needed=builder.INFERENCE)
+    config = builder.read_config(args, builder.INFERENCE)
     options = builder.build_train_options(config)
     logger.setup_logging(distributed.rank())
     device.start_process(options.device, options.threads)

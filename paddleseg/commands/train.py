@@ -57,16 +57,13 @@ def main(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace, save_dir: str, stop) -> int:
     """What one process does."""
-    from paddleseg import builder, plugins
+    from paddleseg import builder
     from paddleseg.core import early_stop, preflight, resume, run_dir
     from paddleseg.core import train as training
-    from paddleseg.cvlibs.config import load_config
     from paddleseg.launch import launcher
     from paddleseg.utils import device, distributed, logger
 
-    plugins.load_plugins(args.plugins)
-    config = load_config(args.config, args.opts, builder.flag_values(args))
-    builder.check(config)
+    config = builder.read_config(args)
     options, infer_options = builder.build_train_options(config), builder.build_infer_options(config)
     early_stop.check_early_stop(options.early_stop_intervals, options.do_eval)
     rank, directory = distributed.rank(), None

@@ -40,16 +40,13 @@ def main(args: argparse.Namespace) -> int:
 
 def val(args: argparse.Namespace) -> int:
     """What one process does."""
-    from paddleseg import builder, plugins
+    from paddleseg import builder
     from paddleseg.core.val import evaluate, log_scores
-    from paddleseg.cvlibs.config import load_config
     from paddleseg.report import report
     from paddleseg.report.collector import Collector
     from paddleseg.utils import device, distributed, logger
 
-    plugins.load_plugins(args.plugins)
-    config = load_config(args.config, args.opts, builder.flag_values(args))
-    builder.check(config, needed=builder.INFERENCE)
+    config = builder.read_config(args, builder.INFERENCE)
     options = builder.build_train_options(config)
     logger.setup_logging(distributed.rank())
     device.start_process(options.device, options.threads)

@@ -1,7 +1,7 @@
-"""YAML to a resolved configuration in which every value knows where it came from.
+"""YAML to a config in which every value knows its origin, and from there to checked constructors.
 
-While files are merged the configuration is a tree of dict, list and Leaf. A list
-without a mapping in it (a crop size, say) is one Leaf, so that it is replaced whole.
+A config is a tree of dict, list and Leaf. A list without a mapping in it (a crop size, say) is one Leaf, so that it is
+replaced whole. `Resolver` returns the same tree with Components in it, which hold every argument and only need a call.
 """
 
 import inspect
@@ -9,8 +9,8 @@ import math
 import os
 import re
 import typing
-from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import yaml
 
@@ -20,16 +20,15 @@ from paddleseg.cvlibs.errors import ConfigError
 DEFAULT = "default"
 _BASE_KEY = "_base_"
 _INHERIT_KEY = "_inherited_"
-# What no recipe needs, but a damaged or hostile file may ask for.
+# No config needs as much, but a damaged or hostile file may.
 _MAX_BYTES = 1 << 18
 _MAX_VALUES = 10_000
 _MAX_DEPTH = 32
 _MAX_INT = 2 ** 63 - 1
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", dict: "a mapping",
           list: "a list", type(None): "None"}
-_PLAIN = (bool, int, float, str, dict, list, tuple, type(None))
-_CHILD_REGISTRIES = {"backbone": manager.BACKBONES, "transforms": manager.TRANSFORMS}
 
 
 @dataclass
@@ -40,48 +39,72 @@ class Leaf:
     origin: str
 
 
+class Component(dict):
+    """A section that fits its constructor: argument -> part of the tree, the defaults included.
+
+    Attributes:
+        constructor: the class or function that the arguments are for.
+    """
+
+    def __init__(self, constructor: Callable):
+        super().__init__()
+        self.constructor = constructor
+
+    def build(self, **supplied) -> Any:
+        """Call the constructor, nested components first; `supplied` go before what the section says.
+
+        Raises:
+            ConfigError: the constructor refuses the values.
+        """
+        arguments = {key: build(node) for key, node in self.items() if key not in ("type", *supplied)}
+        try:
+            return self.constructor(**arguments, **supplied)
+        except (ValueError, TypeError, IndexError, ArithmeticError, AssertionError) as error:
+            values = ", ".join(f"{key}={node.value!r}" for key, node in self.items() if isinstance(node, Leaf))
+            raise ConfigError(f"{self.constructor.__name__} can't be built from {values}: {type(error).__name__}: "
+                              f"{error}") from error
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that reads plain data alone, refuses a key twice, and reads 1e-4 and None as people mean them.
 
     Aliases count as what they stand for: a few lines of them could otherwise stand for more than any memory holds.
     """
 
-    def __init__(self, stream):
-        super().__init__(stream)
-        self._depth = 0
+    count = 0
 
     def compose_node(self, parent, index):
-        start = self.peek_event().start_mark
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise yaml.composer.ComposerError(None, None, f"nested deeper than {_MAX_DEPTH} levels", start)
-        is_alias = self.check_event(yaml.AliasEvent)
+        is_alias, before, mark = self.check_event(yaml.AliasEvent), self.count, self.peek_event().start_mark
         node = super().compose_node(parent, index)
-        self._depth -= 1
         if is_alias and not hasattr(node, "count"):  # it is being read
-            raise yaml.composer.ComposerError(None, None, "an alias stands within what it stands for", start)
-        if not is_alias:
-            node.count = 1 + sum(child.count for child in _children(node))
-        if node.count > _MAX_VALUES:
-            raise yaml.composer.ComposerError(None, None, f"more than {_MAX_VALUES} values", start)
+            raise yaml.MarkedYAMLError(None, None, "an alias stands within what it stands for", mark)
+        self.count += node.count if is_alias else 1
+        node.count = self.count - before
+        if self.count > _MAX_VALUES:
+            raise yaml.MarkedYAMLError(None, None, f"more than {_MAX_VALUES} values", mark)
         return node
 
-    def construct_mapping(self, node, deep=False):
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
         seen = set()
-        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key_node.value} stands twice", key_node.start_mark)
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(None, None, "a key must be a word", key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(None, None, f"the key {key.value} stands twice", key.start_mark)
+            seen.add(key.value)
+        return node
 
-
-def _children(node: yaml.Node) -> Iterable[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        return (child for pair in node.value for child in pair)
-    return node.value if isinstance(node, yaml.SequenceNode) else ()
+    def construct_object(self, node, deep=False):
+        if node.tag not in _TAGS:
+            raise yaml.MarkedYAMLError(None, None, f"{node.tag.rpartition(':')[2]} is neither text nor a number; if it "
+                                       f"is meant as text, put it in quotes", node.start_mark)
+        value = super().construct_object(node, deep)
+        if isinstance(value, str) and _CONTROL.search(value):
+            raise ValueError(f"text with a control character: {_shown(value)}")
+        if isinstance(value, int) and abs(value) > _MAX_INT:
+            raise ValueError("a whole number of more than 64 bits")
+        return value
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
@@ -90,10 +113,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^None$"), ["
 
 
 class Config:
-    """A resolved configuration.
-
-    `config["model"]` is plain data; `origin("model.type")` tells where a value came from.
-    """
+    """A config: `config["model"]` is plain data, `origin("model.type")` tells where a value came from."""
 
     def __init__(self, path: str, tree: dict):
         self.path = path
@@ -109,7 +129,7 @@ class Config:
         return self[key] if key in self else default
 
     def plain(self) -> dict:
-        """The whole configuration without origins."""
+        """The whole config without origins."""
         return plain(self.tree)
 
     def node(self, dotted: str) -> Any:
@@ -124,31 +144,27 @@ class Config:
 
     def set(self, dotted: str, value: Any, origin: str) -> None:
         """Set the value at a dotted key; list items go by number; parents are made."""
-        *parents, last = dotted.split(".")
-        node = self.tree
-        for depth, part in enumerate(parents):
-            node = self._child(node, part, ".".join(parents[:depth + 1]), origin)
-        node[self._index(node, last, dotted, origin) if isinstance(node, list) else last] = annotate(value, origin)
-
-    @staticmethod
-    def _index(node: list, part: str, dotted: str, origin: str) -> int:
-        if not re.fullmatch("[0-9]{1,6}", part) or int(part) >= len(node):
-            raise ConfigError(f"{origin}: {dotted} is not an item of that list; it has items 0 to {len(node) - 1}")
-        return int(part)
-
-    def _child(self, node, part: str, dotted: str, origin: str):
-        key = self._index(node, part, dotted, origin) if isinstance(node, list) else part
-        child = node[key] if isinstance(node, list) else node.get(key)
-        if child is None or (isinstance(child, Leaf) and child.value is None):
-            child = node[key] = {}
-        if isinstance(child, Leaf):
-            raise ConfigError(f"{origin}: {dotted} is the value {_shown(child.value)}, it has no keys below it")
-        return child
+        node, parts = self.tree, dotted.split(".")
+        for depth, part in enumerate(parts, 1):
+            here = ".".join(parts[:depth])
+            if isinstance(node, list):
+                if not re.fullmatch("[0-9]{1,6}", part) or int(part) >= len(node):
+                    raise ConfigError(f"{origin}: {here} is not an item of that list; it has items 0 to "
+                                      f"{len(node) - 1}")
+                part = int(part)
+            if depth == len(parts):
+                node[part] = annotate(value, origin)
+                return
+            child = node[part] if isinstance(node, list) else node.setdefault(part, {})
+            if isinstance(child, Leaf) and child.value in (None, {}):
+                child = node[part] = {}
+            if isinstance(child, Leaf):
+                raise ConfigError(f"{origin}: {here} is the value {_shown(child.value)}, it has no keys below it")
+            node = child
 
     def dump(self) -> str:
-        """The configuration as YAML, each value's origin in a comment behind it."""
-        lines = []
-        _dump_mapping(self.tree, "", lines)
+        """The config as YAML, each value's origin in a comment behind it."""
+        lines = list(_dump(self.tree, ""))
         width = min(60, max((len(line) for line, _ in lines), default=0))
         return "\n".join(f"{line:<{width}}  # {_one_line(origin)}" if origin else line for line, origin in lines) + "\n"
 
@@ -169,26 +185,20 @@ def load_config(path: str, opts: Iterable[str] = (), flags: Iterable[Tuple[str, 
         key, equals, text = item.partition("=")
         if not equals or not key:
             raise ConfigError(f"--opts {item}: write key=value, such as --opts batch_size=1 model.num_codes=16")
-        config.set(key, _parse_option(item, text), "--opts")
+        if re.fullmatch(r"[-+.\deE]+(,[-+.\deE]+)+", text):  # PaddleSeg's users write scales=0.5,1.0 for a list
+            text = f"[{text}]"
+        try:
+            value = _parse(text)
+        except ValueError as error:
+            raise ConfigError(f"--opts {item}: the value can't be read as YAML ({error})") from error
+        config.set(key, value, "--opts")
     for flag, dotted, value in flags:
         if value is not None:
             config.set(dotted, value, flag)
-    _check_types(config.tree, "")
     return config
 
 
-def _parse_option(item: str, text: str) -> Any:
-    try:
-        value = _load_plain(text)
-        # PaddleSeg's users write scales=0.5,1.0,1.5 for a list.
-        if isinstance(value, str) and re.fullmatch(r"[-+.\deE]+(,[-+.\deE]+)+", value):
-            value = _load_plain(f"[{value}]")
-        return value
-    except ValueError as error:
-        raise ConfigError(f"--opts {item}: the value can't be read as YAML ({error})") from error
-
-
-def _load_plain(text: str) -> Any:
+def _parse(text: str) -> Any:
     """YAML to dicts, lists, text, numbers, booleans and None.
 
     Raises:
@@ -196,26 +206,10 @@ def _load_plain(text: str) -> Any:
     """
     try:
         content = yaml.load(text, Loader=_Loader)
+        annotate(content, "")
+        return content
     except Exception as error:  # on tags that don't fit their values, PyYAML raises anything
         raise ValueError(_one_line(error)) from error
-    _check_plain(content)
-    return content
-
-
-def _check_plain(content: Any) -> None:
-    if isinstance(content, (dict, list)):
-        for item in content:
-            _check_plain(item)
-        for item in content.values() if isinstance(content, dict) else ():
-            _check_plain(item)
-    elif isinstance(content, str):
-        if _CONTROL.search(content):
-            raise ValueError(f"text with a control character: {_shown(content)}")
-    elif isinstance(content, int):
-        if abs(content) > _MAX_INT:
-            raise ValueError("a whole number of more than 64 bits")
-    elif not isinstance(content, (float, type(None))):
-        raise ValueError(f"{_shown(content)} is neither text nor a number; if it is meant as text, put it in quotes")
 
 
 def _read_with_bases(path: str, children: Tuple[str, ...], known: Dict[str, dict]) -> dict:
@@ -224,28 +218,19 @@ def _read_with_bases(path: str, children: Tuple[str, ...], known: Dict[str, dict
         real = os.path.realpath(path)
     except ValueError as error:
         raise ConfigError(f"{path!r}: {error}") from error
-    if real in children:
-        raise ConfigError(f"{path}: {_BASE_KEY} leads back to a file that is being read; break the circle")
     if len(children) > _MAX_DEPTH:
-        raise ConfigError(f"{path}: {_BASE_KEY} leads through more than {_MAX_DEPTH} files")
-    if real in known:
-        return known[real]
-    tree = annotate(_read_yaml(path, children), path)
-    for base in _bases(tree.pop(_BASE_KEY, None), path):
-        base_path = os.path.normpath(os.path.join(os.path.dirname(path), base))
-        # As in PaddleSeg: the file wins over its bases, an earlier base over a later one.
-        tree = _merge(_read_with_bases(base_path, (*children, real), known), tree)
-    known[real] = {key: _without_inherit_keys(value) for key, value in tree.items() if key != _INHERIT_KEY}
+        raise ConfigError(f"{path}: {_BASE_KEY} leads through more than {_MAX_DEPTH} files, or in a circle")
+    if real not in known:
+        content, base_tree = _read_yaml(path, children), {}
+        bases = content.pop(_BASE_KEY, [])
+        bases = [bases] if isinstance(bases, str) else bases
+        if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+            raise ConfigError(f"{path}: {_BASE_KEY} must be the path of a file, or a list of paths")
+        for base in bases:  # as in PaddleSeg, an earlier base wins over a later one, and the file over all
+            base_path = os.path.normpath(os.path.join(os.path.dirname(path), base))
+            base_tree = _merge(_read_with_bases(base_path, (*children, path), known), base_tree)
+        known[real] = _merge(base_tree, {str(key): annotate(value, path) for key, value in content.items()})
     return known[real]
-
-
-def _bases(node: Any, path: str) -> List[str]:
-    if node is None:
-        return []
-    bases = [node.value] if isinstance(node, Leaf) and isinstance(node.value, str) else getattr(node, "value", None)
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{path}: {_BASE_KEY} must be the path of a file, or a list of paths")
-    return bases
 
 
 def _read_yaml(path: str, children: Tuple[str, ...]) -> dict:
@@ -255,8 +240,8 @@ def _read_yaml(path: str, children: Tuple[str, ...]) -> dict:
         with open(path, encoding="utf-8") as file:
             text = file.read(_MAX_BYTES + 1)
         if len(text) > _MAX_BYTES:
-            raise ValueError(f"more than {_MAX_BYTES >> 10} KiB, which no recipe has")
-        content = _load_plain(text)
+            raise ValueError(f"more than {_MAX_BYTES >> 10} KiB, which no config has")
+        content = _parse(text)
     except OSError as error:
         named = f" (named as {_BASE_KEY} in {children[-1]})" if children else ""
         raise ConfigError(f"{path}: {error.strerror or error}{named}") from error
@@ -268,49 +253,48 @@ def _read_yaml(path: str, children: Tuple[str, ...]) -> dict:
 
 
 def _merge(base: dict, over: dict) -> dict:
-    if isinstance(over.get(_INHERIT_KEY), Leaf) and over[_INHERIT_KEY].value is False:
-        return over
-    merged = dict(base)
+    """`over` wins over `base` key by key, or whole where it says `_inherited_: False`."""
+    inherits = over.get(_INHERIT_KEY, Leaf(True, ""))
+    merged = {} if isinstance(inherits, Leaf) and inherits.value is False else dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(base[key], value) if both else value
+        if isinstance(value, dict):
+            below = merged.get(key)
+            value = _merge(below if isinstance(below, dict) else {}, value) or Leaf({}, origin_of(value))
+        if key != _INHERIT_KEY:
+            merged[key] = value
     return merged
 
 
-def _without_inherit_keys(node):
-    if isinstance(node, dict):
-        kept = {key: _without_inherit_keys(value) for key, value in node.items() if key != _INHERIT_KEY}
-        return kept or Leaf({}, origin_of(node))
-    if isinstance(node, list):
-        return [_without_inherit_keys(value) for value in node]
-    return node
+def annotate(value: Any, origin: str, depth: int = 0) -> Any:
+    """Plain data to a tree of Leafs that all bear `origin`.
 
-
-def _check_types(node: Any, dotted: str) -> None:
-    """Every `type` must be text, wherever it stands."""
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, child in children:
-        if key == "type" and not (isinstance(child, Leaf) and isinstance(child.value, str)):
-            raise ConfigError(f"{origin_of(child)}: {_join(dotted, key)} must be a name, not {_shown(plain(child))}")
-        _check_types(child, _join(dotted, str(key)))
-
-
-def annotate(value: Any, origin: str) -> Any:
-    """Plain data to a tree of Leafs that all bear `origin`."""
+    Raises:
+        ValueError: it is nested deeper than any config is.
+    """
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
     if isinstance(value, dict) and value:
-        return {str(key): annotate(item, origin) for key, item in value.items()}
-    if isinstance(value, (list, tuple)) and any(isinstance(item, dict) for item in value):
-        return [annotate(item, origin) for item in value]
+        return {str(key): annotate(item, origin, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [annotate(item, origin, depth + 1) for item in value]
+        if any(isinstance(item, dict) for item in value):
+            return items
+        return Leaf(list(value), origin)
     return Leaf(value, origin)
 
 
 def plain(node: Any) -> Any:
     """A tree back to plain data."""
-    if isinstance(node, Leaf):
-        return node.value
     if isinstance(node, dict):
         return {key: plain(value) for key, value in node.items()}
-    return [plain(value) for value in node]
+    return [plain(value) for value in node] if isinstance(node, list) else node.value
+
+
+def build(node: Any) -> Any:
+    """A resolved tree to the objects that it describes; what isn't a component is plain data."""
+    if isinstance(node, Component):
+        return node.build()
+    return [build(item) for item in node] if isinstance(node, list) else plain(node)
 
 
 def origin_of(node: Any) -> str:
@@ -320,133 +304,121 @@ def origin_of(node: Any) -> str:
     return node.origin
 
 
-# ---- checks -------------------------------------------------------------------------------------
+# ---- sections against constructors ----------------------------------------------------------------
 
-def check_component(registry: manager.ComponentManager, node: Any, dotted: str, supplied: Iterable[str] = ()) -> None:
-    """Check `type` and arguments of one section against the registered constructor, nested ones too.
+Reader = Union[manager.ComponentManager, Callable]
 
-    Defaults that the section leaves out are written into the tree, with the origin "default".
 
-    Args:
-        supplied: arguments that the builder passes itself.
+@dataclass
+class Resolver:
+    """Reads sections by the signatures of their constructors.
 
-    Raises:
-        ConfigError: naming file, dotted key and the nearest valid name.
+    Attributes:
+        readers: what reads the mappings below a key; other keys are read by what reads the mapping around them. A
+            registry reads a mapping by its `type`, a function one that has no type.
+        shared: for each reader, arguments and the Leafs that stand in for the constructor's own defaults.
     """
-    if not isinstance(node, dict) or not isinstance(node.get("type"), Leaf):
-        raise ConfigError(f"{origin_of(node)}: {dotted} needs a mapping with a type, one of {registry!r}")
-    name, origin = node["type"].value, node["type"].origin
-    if not isinstance(name, str) or name not in registry:
-        near = registry.nearest(name)
-        hint = f"did you mean {near}?" if near else f"known are {', '.join(sorted(registry))}"
-        raise ConfigError(f"{origin}: {dotted}.type: {name} is not one of {registry.name}; {hint}")
-    check_arguments(registry[name], node, dotted, name, supplied, type_origin=origin)
-    for key, child in list(node.items()):
-        _check_nested(registry, child, f"{dotted}.{key}", _CHILD_REGISTRIES.get(key, registry))
 
+    readers: Mapping[str, Reader] = field(default_factory=dict)
+    shared: Mapping[Reader, Mapping[str, Leaf]] = field(default_factory=dict)
 
-def _check_nested(registry, child, dotted: str, child_registry) -> None:
-    if isinstance(child, dict) and "type" in child:
-        check_component(child_registry, child, dotted)
-    elif isinstance(child, list):
-        for number, item in enumerate(child):
-            check_component(child_registry, item, f"{dotted}.{number}")
+    def resolve(self, reader: Reader, node: Any, dotted: str, supplied: Sequence[str] = ()) -> Component:
+        """Check keys and types of a section against a signature, nested ones too; the tree stays as it is.
 
+        Args:
+            supplied: arguments that come at the call.
 
-def check_arguments(function: Callable, node: dict, dotted: str, name: str, supplied: Iterable[str] = (),
-                    type_origin: Optional[str] = None) -> None:
-    """Check the keys of a mapping against a signature, and fill in its defaults.
+        Raises:
+            ConfigError: naming file, dotted key and the nearest valid name.
+        """
+        constructor, kind = reader, None
+        if isinstance(reader, manager.ComponentManager):
+            kind = node.get("type") if isinstance(node, dict) else None
+            if not isinstance(kind, Leaf) or not isinstance(kind.value, str):
+                raise ConfigError(f"{origin_of(kind or node)}: {dotted} needs a mapping with a type, one of {reader!r}")
+            try:
+                constructor = reader[kind.value]
+            except ConfigError as error:
+                raise ConfigError(f"{kind.origin}: {dotted}.type: {error}") from error
+        elif not isinstance(node, dict):
+            raise ConfigError(f"{origin_of(node)}: {dotted} must be a mapping, not {_shown(plain(node))}")
+        return self._resolve_arguments(constructor, reader, kind, node, dotted, supplied)
 
-    Raises:
-        ConfigError: no mapping, an unknown key, a missing required key, or a value of the wrong type.
-    """
-    if not isinstance(node, dict):
-        raise ConfigError(f"{origin_of(node)}: {dotted} must be a mapping, not {_shown(plain(node))}")
-    supplied = set(supplied)
-    parameters = inspect.signature(function).parameters
-    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    valid = [key for key, parameter in parameters.items() if key not in supplied
-             and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)]
-    for key, child in node.items():
-        if key == "type" and type_origin is not None:
-            continue
-        if key in valid:
-            _check_type(child, hints.get(key, Any), _join(dotted, key), name)
-        elif not open_ended:
-            raise ConfigError(_unknown_key(key, child, valid, dotted, name, type_origin))
-    for key in valid:
-        default = parameters[key].default
-        if key in node:
-            continue
-        if default is inspect.Parameter.empty:
-            raise ConfigError(f"{origin_of(node)}: {_join(dotted, key)} is missing; {name} needs it")
-        if isinstance(default, _PLAIN):  # a plugin's may be a class, which no file can say
-            node[key] = annotate(list(default) if isinstance(default, tuple) else default, DEFAULT)
+    def _resolve_arguments(self, constructor, reader, kind: Optional[Leaf], node: dict, dotted: str, supplied):
+        name = kind.value if kind else dotted or "a config"
+        parameters = inspect.signature(constructor).parameters
+        hints = typing.get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
+        valid = [key for key, parameter in parameters.items() if key not in supplied
+                 and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)]
+        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        resolved = Component(constructor)
+        for key, child in node.items():
+            below = _join(dotted, key)
+            if key in valid and not matches(child, hints.get(key, Any)):
+                raise ConfigError(f"{origin_of(child)}: {below} of {name} must be {describe(hints[key])}, not "
+                                  f"{_shown(plain(child))} ({type(plain(child)).__name__})")
+            if key not in valid and not open_ended and not (kind and key == "type"):
+                raise ConfigError(_unknown_key(below, child, valid, name, kind))
+            resolved[key] = self._resolve_child(self.readers.get(key, reader), child, below)
+        for key in valid:
+            default = self.shared.get(reader, {}).get(key) or parameters[key].default
+            if key in node:
+                continue
+            if default is inspect.Parameter.empty:
+                raise ConfigError(f"{origin_of(node)}: {_join(dotted, key)} is missing; {name} needs it")
+            if not isinstance(default, Leaf):
+                default = annotate(default, DEFAULT)
+            if type(plain(default)) in _WORDS:  # a plugin's may be a class, which no file can say
+                resolved[key] = default
+        return resolved
+
+    def _resolve_child(self, reader: Reader, child: Any, dotted: str) -> Any:
+        if isinstance(child, list):
+            items = [self.resolve(reader, item, f"{dotted}.{number}") for number, item in enumerate(child)]
+            return items if isinstance(reader, manager.ComponentManager) else list(map(dict, items))
+        return self.resolve(reader, child, dotted) if isinstance(child, dict) and "type" in child else child
 
 
 def _join(dotted: str, key: str) -> str:
     return f"{dotted}.{key}" if dotted else key
 
 
-def _unknown_key(key, child, valid: List[str], dotted: str, name: str, type_origin: Optional[str]) -> str:
-    near = manager.nearest_name(key, valid)
+def _unknown_key(dotted: str, child: Any, valid: List[str], name: str, kind: Optional[Leaf]) -> str:
+    near = manager.nearest_name(dotted.rpartition(".")[2], valid)
     hint = f"did you mean {near}?" if near else f"its arguments are {', '.join(valid) or 'none'}"
-    message = f"{origin_of(child)}: {_join(dotted, key)} is not an argument of {name}; {hint}"
+    message = f"{origin_of(child)}: {dotted} is not an argument of {name}; {hint}"
     # A base may have set what only another type takes, such as momentum before AdamW.
-    if not near and type_origin not in (None, origin_of(child)):
-        message += f" ({_INHERIT_KEY}: False under {dotted} drops what a base sets)"
+    if not near and kind and kind.origin != origin_of(child):
+        message += f" ({_INHERIT_KEY}: False under {dotted.rpartition('.')[0]} drops what a base sets)"
     return message
 
 
-def _check_type(child: Any, hint: Any, dotted: str, name: str) -> None:
-    if not _fits(child, hint):
-        value = plain(child)
-        raise ConfigError(f"{origin_of(child)}: {dotted} of {name} must be {describe(hint)}, "
-                          f"not {_shown(value)} ({type(value).__name__})")
+def matches(node: Any, hint: Any) -> bool:
+    """Whether a part of a tree, or plain data, fits a type hint.
 
-
-def _fits(node: Any, hint: Any) -> bool:
-    """`matches` for a part of the tree: a mapping with a type is an object, of a class that the builder will know."""
-    if isinstance(node, Leaf):
-        return matches(node.value, hint)
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or isinstance(hint, typing.TypeVar):
-        return True
-    if origin is typing.Union:
-        return any(_fits(node, option) for option in arguments)
-    if isinstance(node, list):
-        return hint is list or _is_sequence(origin) and all(_fits(item, (*arguments, Any)[0]) for item in node)
-    if "type" in node:
-        return origin is None and hint not in _WORDS
-    return hint is dict or origin is dict
-
-
-def _is_sequence(origin: Any) -> bool:
-    return origin is not None and hasattr(origin, "__iter__") and origin is not dict
-
-
-def matches(value: Any, hint: Any) -> bool:
-    """Whether plain data fits a type hint; int fits float, a list fits any sequence; NaN and infinity fit nothing."""
+    An int fits float, a list fits any sequence; NaN and infinity fit nothing. A mapping with a type stands for an
+    object, of a class that only its registry knows.
+    """
+    value = node.value if isinstance(node, Leaf) else node
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, typing.TypeVar):
         return True
     if origin is typing.Union:
         return any(matches(value, option) for option in arguments)
+    if isinstance(value, dict) and "type" in value:
+        return origin is None and hint not in _WORDS
     if hint is float and isinstance(value, float):
         return math.isfinite(value)
     if hint in (int, float):
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _MAX_INT
-    if hint in (bool, str, dict, list, type(None)):
+    if hint in _WORDS:
         return isinstance(value, hint)
+    if origin is dict or not hasattr(origin, "__iter__"):  # a mapping, or an object that plain data can't be
+        return origin is dict and isinstance(value, dict)
     if origin is tuple and Ellipsis not in arguments:
         return (isinstance(value, (list, tuple)) and len(value) == len(arguments)
                 and all(map(matches, value, arguments)))
-    if _is_sequence(origin):
-        element = arguments[0] if arguments else Any
-        return isinstance(value, (list, tuple)) and all(matches(item, element) for item in value)
-    # Anything else is an object that plain data can't be: a component must stand there.
-    return origin is dict and isinstance(value, dict)
+    return isinstance(value, (list, tuple)) and all(matches(item, (*arguments, Any)[0]) for item in value)
 
 
 def describe(hint: Any) -> str:
@@ -464,26 +436,20 @@ def describe(hint: Any) -> str:
 
 # ---- writing ------------------------------------------------------------------------------------
 
-def _dump_mapping(tree: dict, indent: str, lines: list) -> None:
-    for key, node in tree.items():
-        if isinstance(node, Leaf):
-            lines.append((f"{indent}{key}: {_scalar(node.value)}", node.origin))
-        else:
-            lines.append((f"{indent}{key}:", ""))
-            _dump_node(node, indent + "  ", lines)
-
-
-def _dump_node(node: Any, indent: str, lines: list) -> None:
-    if isinstance(node, dict):
-        return _dump_mapping(node, indent, lines)
-    for item in node:
-        start = len(lines)
-        if isinstance(item, Leaf):
-            lines.append((f"{indent}- {_scalar(item.value)}", item.origin))
+def _dump(node: Union[dict, list], indent: str) -> Iterator[Tuple[str, str]]:
+    """(text, origin) of each line of a part of a tree."""
+    for key, child in node.items() if isinstance(node, dict) else ((None, item) for item in node):
+        head = f"{indent}-" if key is None else f"{indent}{key}:"
+        if isinstance(child, Leaf):
+            yield f"{head} {_scalar(child.value)}", child.origin
             continue
-        _dump_mapping(item, indent + "  ", lines)
-        text, origin = lines[start]
-        lines[start] = (f"{indent}- {text[len(indent) + 2:]}", origin)
+        lines = _dump(child, indent + "  ")
+        if key is None:  # the first line stands behind the dash
+            text, origin = next(lines)
+            yield f"{head} {text.lstrip()}", origin
+        else:
+            yield head, ""
+        yield from lines
 
 
 def _scalar(value: Any) -> str:

@@ -15,6 +15,12 @@ def nearest_name(name: str, known: Iterable[str]) -> Optional[str]:
     return by_lower[close[0]] if close else None
 
 
+def hint(name: str, known: Iterable[str], else_say: str = "known are") -> str:
+    """The nearest of `known` for a message about a wrong name, or all of them."""
+    near = nearest_name(name, known)
+    return f"did you mean {near}?" if near else f"{else_say} {', '.join(sorted(known)) or 'none'}"
+
+
 class ComponentManager:
     """A registry: name -> class or function.
 
@@ -47,15 +53,9 @@ class ComponentManager:
                              f"{component.__module__} must choose another name")
         self.components_dict[name] = component
 
-    def nearest(self, name: str) -> Optional[str]:
-        """The registered name most like `name`, or None."""
-        return nearest_name(name, self.components_dict)
-
     def __getitem__(self, name: str) -> Callable:
         if name not in self.components_dict:
-            near = self.nearest(name)
-            hint = f"did you mean {near}?" if near else f"known are {', '.join(sorted(self.components_dict))}"
-            raise ConfigError(f"{name} is not one of {self.name}; {hint}")
+            raise ConfigError(f"{name} is not one of {self.name}; {hint(name, self)}")
         return self.components_dict[name]
 
     def __contains__(self, name: str) -> bool:

@@ -43,8 +43,7 @@ def evaluated(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluated")
     python("tools/make_scenes.py", root / "scenes", "--train", 1, "--val", 5, "--test", 1, "--size", 64, 128)
     opts = [*SMALL, f"train_dataset.dataset_root={root}/scenes", f"val_dataset.dataset_root={root}/scenes"]
-    config = load_config(str(ROOT / RECIPE), opts)
-    builder.check(config)
+    config = builder.resolve(load_config(str(ROOT / RECIPE), opts))
     weights = {name: value.numpy() for name, value in builder.build_model(config).state_dict().items()}
     write_weights(str(root / "w.pdparams"), weights)
     printed = python("val.py", "--config", RECIPE, "--model_path", root / "w.pdparams", "--num_workers", 0,

@@ -162,8 +162,7 @@ def run(name: str, package: Path, scratch: Path) -> Result:
     from paddleseg.cvlibs.config import load_config
 
     plugins.load_plugins(plugin_files(name, package))
-    config = load_config(write_recipe(name, scratch))
-    builder.check(config)
+    config = builder.resolve(load_config(write_recipe(name, scratch)))
     model = builder.build_model(config)
     before = [value.numpy() for value in model.parameters()]
     datasets = [builder.build_dataset(config, key) for key in ("train_dataset", "val_dataset")]

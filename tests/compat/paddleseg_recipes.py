@@ -64,7 +64,7 @@ def read(path: Path, package: Path, build: bool = True) -> None:
     plugins.load_plugins([] if name in TAKEN else plugin_files(name, package))
     plugins.load_plugins([str(package / "paddleseg" / f"{file}.py") for component, file in COMPONENTS.items()
                           if component not in manager.LOSSES and component not in manager.DATASETS])
-    builder.check(config, builder.TRAINING if "train_dataset" in config else ("model",))
+    config = builder.resolve(config, builder.TRAINING if "train_dataset" in config else ("model",))
     if build:
         builder.build_model(config, pretrained=False)
 

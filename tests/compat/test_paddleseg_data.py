@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import yaml
 from fake_data import write_image, write_label
+from fresh_plugins import build_dataset
 from paddleseg_models import plugin_files
 from PIL import Image
 from run_command import run_command
 
-from paddleseg import builder, plugins
+from paddleseg import plugins
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
 from paddleseg.transforms import functional
@@ -81,7 +82,7 @@ def test_transforms(transform_plugin, fresh_plugins, tmp_path, name):
     lists = write_vessels(tmp_path)
     section = {"type": "Dataset", "dataset_root": lists, "num_classes": 2, "train_path": f"{lists}/train_list.txt",
                "mode": "train", "transforms": [{"type": name, **arguments}]}
-    dataset = builder.build_component(manager.DATASETS, section)
+    dataset = build_dataset(section)
     first, again, other = (samples(dataset, seed) for seed in (1, 1, 2))
     for one, same in zip(first, again):
         assert one["img"].dtype == np.float32 and one["label"].dtype == np.uint8
@@ -113,7 +114,7 @@ def test_data_sets(paddleseg_package, fresh_plugins, tmp_path, name):
     (kind,) = set(manager.DATASETS) - before
     root = write_vessels(tmp_path)
     for mode in ("train", "val"):
-        dataset = builder.build_component(manager.DATASETS, {
+        dataset = build_dataset({
             "type": kind, "dataset_root": root, "mode": mode, "transforms": [{"type": "Normalize"}]})
         assert len(dataset) == 4 and len(dataset.class_names) == dataset.num_classes == 2
         for sample in samples(dataset, 1):

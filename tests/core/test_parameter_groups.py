@@ -128,16 +128,14 @@ loss: {types: [{type: CrossEntropyLoss}], coef: [1, 0.4]}
 def read(tmp_path, optimizer):
     path = tmp_path / "recipe.yml"
     path.write_text(RECIPE % optimizer)
-    config = load_config(str(path))
-    builder.check(config)
+    config = builder.resolve(load_config(str(path)))
     return config
 
 
 def test_a_recipe_is_written_back_as_it_was_read(tmp_path):
     config = read(tmp_path, "custom_cfg: [{name: backbone, lr_mult: 0.1}, {name: norm, weight_decay_mult: 0.0}]")
     (tmp_path / "saved.yml").write_text(config.dump())
-    again = load_config(str(tmp_path / "saved.yml"))
-    builder.check(again)
+    again = builder.resolve(load_config(str(tmp_path / "saved.yml")))
     assert again.plain() == config.plain()
     assert again["optimizer"]["custom_cfg"][0] == {"name": "backbone", "lr_mult": 0.1, "weight_decay_mult": 1.0}
     optimizer = builder.build_optimizer(again, builder.build_model(again))

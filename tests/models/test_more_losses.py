@@ -171,8 +171,7 @@ def check(tmp_path, recipe):
     from paddleseg.cvlibs.config import load_config
 
     (tmp_path / "recipe.yml").write_text(recipe)
-    config = load_config(str(tmp_path / "recipe.yml"))
-    builder.check(config)
+    config = builder.resolve(load_config(str(tmp_path / "recipe.yml")))
     return builder, config
 
 

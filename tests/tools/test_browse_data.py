@@ -42,8 +42,7 @@ def trained_on(recipe, count):
     from paddleseg.cvlibs.config import load_config
     from paddleseg.datasets.loader import train_batches
 
-    config = load_config(recipe)
-    builder.check(config, needed=("train_dataset", "model"))
+    config = builder.resolve(load_config(recipe), ("train_dataset", "model"))
     dataset = builder.build_dataset(config, "train_dataset")
     batches = [batch for _, batch in train_batches(dataset, 2, config["seed"], repeats=2, num_batches=count // 2)]
     return dataset, [path for batch in batches for path in batch["path"]], np.concatenate(

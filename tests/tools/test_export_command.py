@@ -143,8 +143,7 @@ def test_a_missing_converter_is_named_with_the_way_out(weights, tmp_path, monkey
     ("encnet_r50_d8_512x512_20k_voc12aug", 21, "background", [0, 0, 0]),
     ("encnet_r50_d8_480x480_80k_pascal_context_59", 59, "aeroplane", [128, 0, 0])])
 def test_classes_are_called_as_their_data_set_calls_them(tmp_path, name, count, first, color):
-    config = load_config(str(ROOT / f"configs/encnet/{name}.yml"))
-    builder.check(config, needed=builder.INFERENCE)
+    config = builder.resolve(load_config(str(ROOT / f"configs/encnet/{name}.yml")), builder.INFERENCE)
     args = export.parse_args(["--config", config.path, "--model_path", "none"])
     section = export.describe(config, {}, str(tmp_path), args)
     assert len(section["class_names"]) == len(section["palette"]) == count
@@ -157,5 +156,5 @@ def test_classes_of_listed_files_are_called_as_the_config_says(tmp_path):
     for opts, expected in ((["val_dataset.class_names=[sky, sea]"], ["sky", "sea"]),
                            (["val_dataset.class_names=null"], ["0", "1"])):
         config = load_config(str(ROOT / "configs/quick_start/own_data.yml"), [*own, *opts])
-        builder.check(config, needed=builder.INFERENCE)
+        config = builder.resolve(config, builder.INFERENCE)
         assert export.describe(config, {}, str(tmp_path), args)["class_names"] == expected

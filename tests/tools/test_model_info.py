@@ -76,8 +76,7 @@ def test_stages_and_sums(capsys):
     found = table(run(capsys, "--input_shape", "3", "3", "192", "160"))
     assert {"backbone stem", *(f"backbone stage {number}" for number in range(1, 5)), "enc_module", "head", "fcn_head",
             "se_layer", "loss", "the batch"} <= set(found)
-    config = load_config(CONFIG)
-    builder.check(config)
+    config = builder.resolve(load_config(CONFIG))
     model = builder.build_model(config)
     model.train()
     trained = {name: value.size for name, value in model.named_parameters() if not value.stop_gradient}
