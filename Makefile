@@ -55,7 +55,7 @@ test-all: test  ## then launches of several processes, survival, browser and Pad
 	@$(call get_paddleseg,$(VENV_PYTHON)) || echo "no PaddleSeg from PyPI: the tests that read its files are skipped"
 	$(VENV_PYTHON) -m pytest -q -rs -m slow $(TEST_ARGS)
 
-soak:  ## ruin runs in every way we know, in full: an hour (SOAK_ARGS=... goes to tests/survival/soak.py)
+soak:  ## ruin runs in every way we know, in full: 20 minutes (SOAK_ARGS=... goes to tests/survival/soak.py)
 	@$(SETUP)
 	$(VENV_PYTHON) tests/survival/soak.py $(SOAK_ARGS)
 

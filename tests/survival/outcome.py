@@ -1,4 +1,4 @@
-"""What a survival test tries, and what became of it."""
+"""Faults that survival tests try, and the outcome of a trial."""
 
 import os
 import random
@@ -10,51 +10,48 @@ from typing import Callable, List
 SEED_VARIABLE = "SURVIVAL_SEED"
 
 
-def seed() -> int:
-    """The number from which every random choice follows: 0 in the tests, that of `soak.py --seed` in the soak."""
-    return int(os.environ.get(SEED_VARIABLE, 0))
-
-
 def choices(name: str) -> random.Random:
-    """Random choices that follow from the seed and from a name of their own, whatever else is drawn."""
-    return random.Random(f"{seed()} {name}")
+    """Random choices that follow from a name and from the seed: 0 in the tests, chosen by `soak.py --seed`."""
+    return random.Random(f"{os.environ.get(SEED_VARIABLE, 0)} {name}")
 
 
 @dataclass
 class Outcome:
-    """Of one fault: how often it was tried, how often survived, and a line for each loss.
+    """How often a fault was tried, and what was lost.
 
     Attributes:
-        lost: what was lost and how to repeat it.
-        kinds: how many tries were of which kind, where a fault has kinds: "saving", "training".
+        lost: a line for each loss, with how to repeat it.
+        kinds: the number of tries of each kind, where a fault has kinds: "saving", "training".
     """
 
     tried: int = 0
-    survived: int = 0
     lost: List[str] = field(default_factory=list)
     kinds: Counter = field(default_factory=Counter)
 
-    def add(self, loss: str = "", kind: str = "") -> None:
-        """Count one try; `loss` says what was lost and how to repeat it, and is empty if nothing was."""
+    def add(self, kind: str = "", loss: str = "") -> None:
         self.tried += 1
-        if kind:
-            self.kinds[kind] += 1
-        if loss:
-            self.lost.append(loss)
-        else:
-            self.survived += 1
+        self.kinds[kind] += bool(kind)
+        self.lost += [loss] if loss else []
 
 
 @dataclass
 class Fault:
-    """A row of the table: `small` tries in the tests, `full` ones in the soak.
+    """A row of the soak's table.
 
     Attributes:
-        name: a short phrase for the table.
-        survive: makes so many tries in an empty folder; calls pytest.skip with the reason where it can't be tried.
+        name: a short phrase.
+        small, full: the number of tries in the tests and in the soak.
+        survive: tries the fault in an empty folder; calls pytest.skip where it can't be tried.
     """
 
     name: str
     small: int
     full: int
     survive: Callable[[int, Path], Outcome]
+
+
+def check(fault: Fault, folder: Path) -> None:
+    """Try a fault as often as the tests do."""
+    outcome = fault.survive(fault.small, folder)
+    assert not outcome.lost, "\n".join(outcome.lost)
+    assert outcome.tried >= fault.small

@@ -1,152 +1,100 @@
-"""What the commands work on: drawn scenes, the same pictures as a data set of list files, recipes, and a run.
+"""The files that the commands work on: synthetic scenes, the same pictures as a data set of list files, configs, a run.
 
-A case gets a copy of all of it, so that what it spoils is its own:
+A case gets a copy of all of it, so that what it corrupts is its own:
 
-    recipe.yml, own.yml    recipes for data/scenes and for data/own
+    recipe.yml, own.yml    configs for data/scenes and for data/own
     data/scenes/           Cityscapes' layout
     data/own/              train.txt, val.txt, images of several formats, labels
     run/                   two checkpoints and a best model
 """
 
-import atexit
 import functools
 import hashlib
-import io
 import re
 import shutil
-import tempfile
-from contextlib import redirect_stdout
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Dict, Sequence, Tuple
 
-from forked_commands import Commands, Ended
+import yaml
+from forked_commands import ROOT, Ended, run_forked
 from outcome import Outcome
 from PIL import Image
+from real_run import damages, shared_folder
 
-from paddleseg.cvlibs import errors
-from paddleseg.weights.load import read_weights
-from tools import make_scenes
-
-SIZE = (64, 128)  # (height, width)
+THREADS = 2
 FORMATS = {"png": {}, "jpg": {"quality": 90}, "bmp": {}, "tif": {"compression": "tiff_lzw"}, "webp": {"lossless": True}}
 # An intact case takes about 200 MB; a process that grows beyond this is taken to have been blown up.
 MEMORY_LIMIT_BYTES = 1 << 30
-
-MODEL = """
-model:
-  type: EncNet
-  backbone: {type: ResNet18_v1c, output_stride: 8, base_channels: 4}
-  num_classes: 19
-  num_codes: 4
-  mid_channels: 8
-  aux_channels: 8
-optimizer: {type: AdamW}
-lr_scheduler: {type: PolynomialDecay, learning_rate: 0.003, end_lr: 0.0, power: 0.9}
-loss:
-  types: [{type: CrossEntropyLoss}, {type: CrossEntropyLoss}, {type: SELoss}]
-  coef: [1, 0.4, 0.2]
-batch_size: 2
-iters: 2
-save_interval: 1
-log_iters: 1
-num_workers: 0
-threads: 1
-"""
-TRANSFORMS = """  transforms:
-    - {type: RandomPaddingCrop, crop_size: [64, 64]}
-    - {type: Normalize}
-"""
-RECIPE = f"""train_dataset:
-  type: Cityscapes
-  dataset_root: data/scenes
-{TRANSFORMS}val_dataset:
-  type: Cityscapes
-  dataset_root: data/scenes
-  transforms: [{{type: Normalize}}]
-{MODEL}"""
-OWN = f"""train_dataset:
-  type: Dataset
-  dataset_root: data/own
-  num_classes: 19
-  train_path: data/own/train.txt
-{TRANSFORMS}val_dataset:
-  type: Dataset
-  dataset_root: data/own
-  num_classes: 19
-  val_path: data/own/val.txt
-  transforms: [{{type: Normalize}}]
-{MODEL}"""
-
-_CLASSES = {name for name, value in vars(errors).items()
-            if isinstance(value, type) and issubclass(value, errors.SegError)}
-_ERROR_LINE = re.compile(rf"({'|'.join(sorted(_CLASSES))}): \S")
-_RECORDS = {"config.yml", "train.log", "log.jsonl"}
 OUT = "out"
+_RECORDS = {"config.yml", "train.log", "log.jsonl"}
+_ERROR_LINE = re.compile(r"\w+Error: \S")
 
 
-class World:
-    """An intact world, and copies of it in which commands run."""
+def _config(**dataset) -> str:
+    """A config of a tiny EncNet; the data set is read for training and for validation."""
+    def section(mode: str, transforms: list) -> Dict:
+        paths = {f"{mode}_path": f"{dataset['dataset_root']}/{mode}.txt"} if dataset["type"] == "Dataset" else {}
+        return {**dataset, **paths, "transforms": [*transforms, {"type": "Normalize"}]}
 
-    def __init__(self):
-        self.commands = Commands()
-        self.folder = Path(tempfile.mkdtemp(prefix="small_world_"))
-        self.intact = self.folder / "intact"
-        self._draw()
-        self._train()
-
-    def _draw(self) -> None:
-        scenes, own = self.intact / "data" / "scenes", self.intact / "data" / "own"
-        with redirect_stdout(io.StringIO()):
-            code = make_scenes.main([str(scenes), "--train", "2", "--val", "1", "--test", "1", "--num_workers", "0",
-                                     "--size", *map(str, SIZE)])
-        assert code == 0
-        (self.intact / "recipe.yml").write_text(RECIPE)
-        (self.intact / "own.yml").write_text(OWN)
-        for name in ("images", "labels"):
-            (own / name).mkdir(parents=True)
-        pictures = sorted((scenes / "leftImg8bit").glob("*/*/*.png"))
-        lines = []
-        for number, (suffix, options) in enumerate(FORMATS.items()):
-            picture = pictures[number % len(pictures)]
-            label = str(picture).replace("leftImg8bit", "gtFine", 1).replace("leftImg8bit", "gtFine_labelTrainIds")
-            Image.open(picture).save(own / "images" / f"{number}.{suffix}", **options)
-            shutil.copy(label, own / "labels" / f"{number}.png")
-            lines.append(f"images/{number}.{suffix} labels/{number}.png\n")
-        for name in ("train.txt", "val.txt"):
-            (own / name).write_text("".join(lines))
-
-    def _train(self) -> None:
-        ended = self.commands.run(["train.py", "--config", "recipe.yml", "--do_eval", "--save_dir", "run"], self.intact)
-        assert ended.code == 0, ended.printed
-
-    def close(self) -> None:
-        self.commands.close()
-        shutil.rmtree(self.folder)
+    return yaml.safe_dump({
+        "train_dataset": section("train", [{"type": "RandomPaddingCrop", "crop_size": [64, 64]}]),
+        "val_dataset": section("val", []),
+        "model": {"type": "EncNet", "backbone": {"type": "ResNet18_v1c", "output_stride": 8, "base_channels": 4},
+                  "num_classes": 19, "num_codes": 4, "mid_channels": 8, "aux_channels": 8},
+        "optimizer": {"type": "AdamW"},
+        "lr_scheduler": {"type": "PolynomialDecay", "learning_rate": 0.003, "end_lr": 0.0, "power": 0.9},
+        "loss": {"types": [{"type": "CrossEntropyLoss"}, {"type": "CrossEntropyLoss"}, {"type": "SELoss"}],
+                 "coef": [1, 0.4, 0.2]},
+        "batch_size": 2, "iters": 2, "save_interval": 1, "log_iters": 1, "num_workers": 0, "threads": 1,
+    }, sort_keys=False)
 
 
 @functools.cache
-def world() -> World:
+def intact_world() -> Path:
     """One for all tests of the process."""
-    made = World()
-    atexit.register(made.close)
-    return made
+    intact = shared_folder() / "intact"
+    scenes, own = intact / "data" / "scenes", intact / "data" / "own"
+    subprocess.run([sys.executable, "tools/make_scenes.py", scenes, "--train", "2", "--val", "1", "--test", "1",
+                    "--size", "64", "128", "--num_workers", "0"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    (intact / "recipe.yml").write_text(_config(type="Cityscapes", dataset_root="data/scenes"))
+    (intact / "own.yml").write_text(_config(type="Dataset", dataset_root="data/own", num_classes=19))
+    for name in ("images", "labels"):
+        (own / name).mkdir(parents=True)
+    pictures = sorted((scenes / "leftImg8bit").glob("*/*/*.png"))
+    lines = []
+    for number, (suffix, options) in enumerate(FORMATS.items()):
+        picture = pictures[number % len(pictures)]
+        label = str(picture).replace("leftImg8bit", "gtFine", 1).replace("leftImg8bit", "gtFine_labelTrainIds")
+        Image.open(picture).save(own / "images" / f"{number}.{suffix}", **options)
+        shutil.copy(label, own / "labels" / f"{number}.png")
+        lines.append(f"images/{number}.{suffix} labels/{number}.png\n")
+    for name in ("train.txt", "val.txt"):
+        (own / name).write_text("".join(lines))
+    ended = run_forked(["train.py", "--config", "recipe.yml", "--do_eval", "--save_dir", "run"], intact)
+    assert ended.code == 0, ended.printed
+    return intact
 
 
 def survive(count: int, folder: Path, attempt: Callable[[int, Path], Tuple[Ended, str]]) -> Outcome:
-    """attempt(number, a copy of the world) says how it ended and what was lost, or ""; copies of losses are kept."""
+    """Try attempt(number, a copy of the world), which returns how it ended and what was lost, or "", `count` times."""
     def one(number: int) -> Tuple[str, str]:
         place = folder / str(number)
-        shutil.copytree(world().intact, place)
+        shutil.copytree(intact_world(), place)
         ended, loss = attempt(number, place)
-        kind = "refused" if ended.code else "read"
         if loss:
-            return f"{loss} (kept in {place})", kind
-        shutil.rmtree(place)
-        return "", kind
+            loss = f"{loss} (kept in {place})"
+        else:
+            shutil.rmtree(place)
+        return "refused" if ended.code else "read", loss
 
+    intact_world()
     outcome = Outcome()
-    for loss, kind in world().commands.map(one, range(count)):
-        outcome.add(loss, kind)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for kind, loss in pool.map(one, range(count)):
+            outcome.add(kind, loss)
     return outcome
 
 
@@ -158,7 +106,7 @@ def run(command: Sequence, folder: Path, named: str = "", changes: Sequence[str]
         changes: the entries of `folder` that the command may write; nothing else may change.
     """
     before = _tree(folder, changes)
-    ended = world().commands.run(command, folder, HOME=str(folder / "home"))
+    ended = run_forked(command, folder, HOME=str(folder / "home"))
     fault = _fault_of_end(ended, named) or _fault_of_files(command[0], folder, ended)
     if not fault and _tree(folder, changes) != before:
         written = sorted(set(_tree(folder, changes)) ^ set(before)) or "over a file"
@@ -168,14 +116,10 @@ def run(command: Sequence, folder: Path, named: str = "", changes: Sequence[str]
     return ended, fault and f"{' '.join(map(str, command))}: {fault}"
 
 
-def _tree(folder: Path, without: Sequence[str]) -> Dict[str, Tuple[int, int]]:
+def _tree(folder: Path, without: Sequence[str]) -> Dict[Path, Tuple[int, int]]:
     """Size and time of each file, but for those below the entries `without`."""
-    found = {}
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        if relative.parts[0] not in without and not path.is_dir():
-            found[str(relative)] = (path.lstat().st_size, path.lstat().st_mtime_ns)
-    return found
+    return {path: (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*")
+            if path.relative_to(folder).parts[0] not in without and not path.is_dir()}
 
 
 def _fault_of_end(ended: Ended, named: str) -> str:
@@ -186,8 +130,7 @@ def _fault_of_end(ended: Ended, named: str) -> str:
         return f"exit code {ended.code}: {lines[-1]:.300}"
     if ended.peak_bytes > MEMORY_LIMIT_BYTES:
         return f"took {ended.peak_bytes >> 20} MiB"
-    said = [line for line in lines if _ERROR_LINE.match(line)]
-    if ended.code and lines[-1:] != said:
+    if ended.code and lines[-1:] != [line for line in lines if _ERROR_LINE.match(line)]:
         return f"exit code {ended.code} without a last line, the only one, that says why: {lines[-1]:.300}"
     if ended.code and named not in ended.err:
         return f"the error doesn't name {named}: {lines[-1]:.300}"
@@ -197,7 +140,7 @@ def _fault_of_end(ended: Ended, named: str) -> str:
 
 
 def _fault_of_files(script: str, folder: Path, ended: Ended) -> str:
-    """What of the files of a command is partial."""
+    """Name what of the files of a command is partial."""
     partial = [path for path in folder.rglob("*") if path.suffix in (".tmp", ".part", ".old")]
     if partial:
         return f"left {partial[0]}"
@@ -206,25 +149,13 @@ def _fault_of_files(script: str, folder: Path, ended: Ended) -> str:
         if picture.is_file():
             Image.open(picture).load()
     if "[TRAIN]" in ended.out or ended.code == 0:
-        return _fault_of_checkpoints(out)
+        return "; ".join(damages(out))
     if script != "train.py" or not out.exists():
         return ""
-    # What a recipe or weights refuse, they refuse before the run begins; files may be found faulty in its midst.
+    # Configs and weights are refused before the run begins; files may be found faulty in its midst.
     early = re.search("^(ConfigError|WeightsError): ", ended.err, re.MULTILINE)
     entries = {path.name for path in out.iterdir()} - ({".lock"} if early else {".lock", *_RECORDS})
     return f"left {entries} in {OUT}" if entries else ""
-
-
-def _fault_of_checkpoints(run_folder: Path) -> str:
-    for directory in run_folder.glob("*/"):
-        sums = directory / "SHA256SUMS"
-        for line in sums.read_text().splitlines() if sums.exists() else ():
-            digest, _, name = line.partition("  ")
-            if hashlib.sha256((directory / name).read_bytes()).hexdigest() != digest:
-                return f"{name} of {directory.name} isn't what its SHA256SUMS says"
-        if (directory / "model.pdparams").exists():
-            read_weights(str(directory / "model.pdparams"))
-    return ""
 
 
 def rewrite_sums(directory: Path) -> None:

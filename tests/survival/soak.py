@@ -17,7 +17,6 @@ import tempfile
 import time
 import traceback
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
@@ -29,62 +28,38 @@ sys.path[:0] = [str(folder) for folder in (HERE, HERE.parent, HERE.parents[1], H
 import outcome  # noqa: E402
 
 INTERRUPTED = 130  # as the shell says it of Ctrl-C
-NamedFault = Tuple[str, outcome.Fault]
 
 
-@dataclass
-class Row:
-    """What became of one fault; `note` says why it wasn't tried, or which kinds the tries were of."""
-
-    name: str
-    result: outcome.Outcome
-    minutes: float = 0.0
-    note: str = ""
-
-
-def find_faults(only: Sequence[str]) -> List[NamedFault]:
-    """(module, fault) of every module here, or those whose fault's or module's name holds one of `only`."""
-    faults = [(path.stem, fault) for path in sorted(HERE.glob("test_*.py"))
-              for fault in importlib.import_module(path.stem).FAULTS]
-    wanted = [(module, fault) for module, fault in faults
-              if not only or any(part.lower() in f"{module} {fault.name}".lower() for part in only)]
+def find_faults(only: Sequence[str]) -> List[outcome.Fault]:
+    """The faults of every module here, or those whose own or whose module's name holds one of `only`."""
+    modules = [importlib.import_module(path.stem) for path in sorted(HERE.glob("test_*.py"))]
+    wanted = [fault for module in modules for fault in getattr(module, "FAULTS", [])
+              if not only or any(part.lower() in f"{module.__name__} {fault.name}".lower() for part in only)]
     if not wanted:
-        sys.exit(f"--only {' '.join(only)} fits none of: " + "; ".join(fault.name for _, fault in faults))
+        sys.exit(f"--only {' '.join(only)} fits no fault")
     return wanted
 
 
-def run_fault(module: str, fault: outcome.Fault, count: int) -> Row:
-    """Try a fault `count` times in a fresh folder."""
-    folder = Path(tempfile.mkdtemp(prefix=f"soak_{module}_"))
-    row, started = Row(fault.name, outcome.Outcome()), time.perf_counter()
+def run_fault(fault: outcome.Fault, count: int) -> Tuple[outcome.Outcome, str]:
+    """Try a fault `count` times in a fresh folder; returns the outcome and a line of the table."""
+    folder = Path(tempfile.mkdtemp(prefix="soak_"))
+    result, note, started = outcome.Outcome(), "", time.perf_counter()
     try:
-        row.result = fault.survive(count, folder)
-        row.note = ", ".join(f"{kind} {times}" for kind, times in row.result.kinds.most_common())
+        result = fault.survive(count, folder)
+        note = ", ".join(f"{kind} {times}" for kind, times in result.kinds.most_common())
     except pytest.skip.Exception as reason:
-        row.note = f"skipped: {reason.msg}"
+        note = f"skipped: {reason.msg}"
     except (Exception, pytest.fail.Exception) as error:  # the other faults are tried all the same
         traceback.print_exc()
-        row.result.add(f"the trial itself broke off ({type(error).__name__}: {str(error).strip()[-1000:]})")
-    row.minutes = (time.perf_counter() - started) / 60
-    if row.result.lost:
-        row.result.lost.append(f"what is left lies in {folder}; to repeat: python tests/survival/soak.py "
-                               f"--seed {outcome.seed()} --only {fault.name!r}")
+        result.add(loss=f"the trial itself broke off ({type(error).__name__}: {str(error).strip()[-1000:]})")
+    if result.lost:
+        result.lost.append(f"the files are in {folder}; to repeat: --only {fault.name!r} with the same --seed")
     else:
         shutil.rmtree(folder)
-    return row
-
-
-def describe(rows: Sequence[Row]) -> str:
-    """The table, and below it what was lost."""
-    width = max(len(row.name) for row in rows)
-    lines = [f"{'fault':{width}}  tried  survived  lost  minutes"]
-    for row in rows:
-        tried, survived = row.result.tried, row.result.survived
-        lines.append(f"{row.name:{width}}  {tried:5}  {survived:8}  {tried - survived:4}  {row.minutes:7.1f}"
-                     + (f"  ({row.note})" if row.note else ""))
-    for row in rows:
-        lines += [f"LOST {row.name}: {loss}" for loss in row.result.lost]
-    return "\n".join(lines)
+    lost = max(0, len(result.lost) - 1)
+    minutes = (time.perf_counter() - started) / 60
+    return result, (f"{fault.name:55} {result.tried:6} {result.tried - lost:9} {lost:5} {minutes:8.1f}"
+                    + (f"  ({note})" if note else ""))
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -101,23 +76,23 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse_args(argv)
     os.environ[outcome.SEED_VARIABLE] = str(args.seed)
     warnings.filterwarnings("ignore", message="No ccache found")  # Paddle says this at every import
-    faults, rows = find_faults(args.only), []
+    faults, lines, lost, started = find_faults(args.only), [], [], time.perf_counter()
     print(f"{len(faults)} faults, seed {args.seed}, {sys.executable}", flush=True)
-    for number, (module, fault) in enumerate(faults, 1):
-        count = max(1, round(fault.full * args.scale))
-        print(f"[{number}/{len(faults)}] {fault.name}: {count} tries", flush=True)
-        try:
-            rows.append(run_fault(module, fault, count))
-        except KeyboardInterrupt:
-            print("interrupted; so far:" if rows else "interrupted")
-            break
-        print(describe(rows[-1:]), flush=True)
-    if not rows:
-        return INTERRUPTED
-    print(f"\nseed {args.seed}, {sum(row.minutes for row in rows):.1f} minutes\n{describe(rows)}")
-    if any(row.result.lost for row in rows):
+    try:
+        for number, fault in enumerate(faults, 1):
+            count = max(1, round(fault.full * args.scale))
+            print(f"[{number}/{len(faults)}] {fault.name}: {count} tries", flush=True)
+            result, line = run_fault(fault, count)
+            lines.append(line)
+            lost += [f"LOST {fault.name}: {loss}" for loss in result.lost]
+            print(line, flush=True)
+    except KeyboardInterrupt:
+        print("interrupted; so far:")
+    print(f"\nseed {args.seed}, {(time.perf_counter() - started) / 60:.1f} minutes")
+    print("\n".join([f"{'fault':55}  tried  survived  lost  minutes", *lines, *lost]))
+    if lost:
         return 1
-    return 0 if len(rows) == len(faults) else INTERRUPTED
+    return 0 if len(lines) == len(faults) else INTERRUPTED
 
 
 if __name__ == "__main__":

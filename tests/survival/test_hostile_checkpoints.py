@@ -13,7 +13,7 @@ import pytest
 from forked_commands import Ended
 from hostile_files import hostile_files
 from outcome import Fault, Outcome
-from small_world import OUT, rewrite_sums, run, survive
+from small_world import OUT, intact_world, rewrite_sums, run, survive
 
 TIME_LIMIT_SEC = 20
 CANARY = "canary"
@@ -91,10 +91,9 @@ def test_careless_programs_let_the_canary_sing(name, tmp_path):
 
 
 def test_the_doors_open_to_whole_weights(tmp_path):
-    from small_world import world
     for name, door in DOORS.items():
         folder = tmp_path / name.replace(" ", "_")
-        shutil.copytree(world().intact, folder)
+        shutil.copytree(intact_world(), folder)
         if not (folder / door.path).exists():
             shutil.copy(folder / "run/best_model/model.pdparams", folder / door.path)
         ended, fault = run(door.command, folder, changes=(OUT, "run", "home"))

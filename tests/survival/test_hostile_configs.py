@@ -18,7 +18,7 @@ import pytest
 import yaml
 from forked_commands import Ended
 from outcome import Fault, Outcome
-from small_world import OUT, run, survive, world
+from small_world import OUT, intact_world, run, survive
 
 CANARY = "canary"
 BEST = "run/best_model/model.pdparams"
@@ -203,7 +203,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     """Answers every address with weights, under another name, or by a redirect."""
 
     def do_GET(self):
-        content = (world().intact / BEST).read_bytes()
+        content = (intact_world() / BEST).read_bytes()
         self.send_response(302 if "redirect" in self.path else 200)
         if "redirect" in self.path:
             self.send_header("Location", self.path.partition("redirect=")[2])

@@ -1,4 +1,4 @@
-"""Ways to spoil a file: each takes a random.Random and the content, and returns the spoiled content."""
+"""Ways to corrupt a file: each takes a random.Random and the content, and returns the corrupted content."""
 
 import random
 import re
@@ -6,72 +6,48 @@ import struct
 import zlib
 from typing import Callable, Dict, List, Tuple
 
-Spoiler = Callable[[random.Random, bytes], bytes]
+Corruption = Callable[[random.Random, bytes], bytes]
 HUGE = (0, 1, 3, 2 ** 14, 30_000, 65_500, 2 ** 24, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1)
 
 
 # ---- any file
 
 def flip_bits(rng, content):
-    spoiled = bytearray(content)
+    corrupted = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 8, 64))):
-        spoiled[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    return bytes(spoiled)
+        corrupted[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return bytes(corrupted)
 
 
 def flip_early_bits(rng, content):
     """Where a format keeps its description."""
-    head = min(len(content), 200)
-    return flip_bits(rng, content[:head]) + content[head:]
+    return flip_bits(rng, content[:200]) + content[200:]
 
 
 def truncate(rng, content):
-    return content[:rng.randrange(1, len(content))]
+    return content[:rng.choice((0, rng.randrange(1, len(content)), -rng.randrange(1, min(len(content), 20))))]
 
 
-def truncate_little(rng, content):
-    return content[:-rng.randrange(1, min(len(content), 20))]
-
-
-def empty(rng, content):
-    return b""
-
-
-def _part(rng, content) -> Tuple[int, int]:
+def rearrange(rng, content):
+    """Double a part, drop one, or swap two."""
     start = rng.randrange(len(content))
-    return start, min(len(content), start + rng.choice((1, 4, 100, 5000)))
-
-
-def double_a_part(rng, content):
-    start, end = _part(rng, content)
-    return content[:end] + content[start:]
-
-
-def drop_a_part(rng, content):
-    start, end = _part(rng, content)
-    return content[:start] + content[end:]
-
-
-def swap_parts(rng, content):
-    quarter = max(1, len(content) // 4)
-    one, other = rng.randrange(quarter), 2 * quarter + rng.randrange(quarter)
-    length = rng.randrange(1, quarter + 1)
-    return (content[:one] + content[other:other + length] + content[one + length:other] + content[one:one + length]
-            + content[other + length:])
+    end = min(len(content), start + rng.choice((1, 4, 100, 5000)))
+    other = min(len(content), end + rng.choice((1, 4, 100, 5000)))
+    return content[:start] + rng.choice((content[start:end] * 2, b"")) + content[end:] if rng.random() < 0.7 else (
+        content[:start] + content[end:other] + content[start:end] + content[other:])
 
 
 def overwrite(rng, content):
-    start, end = _part(rng, content)
-    fill = rng.choice((b"\0", b"\xff", None))
-    part = rng.randbytes(end - start) if fill is None else fill * (end - start)
-    return content[:start] + part + content[end:]
+    start = rng.randrange(len(content))
+    length = min(len(content) - start, rng.choice((1, 4, 100, 5000)))
+    return content[:start] + rng.choice((bytes(length), b"\xff" * length, rng.randbytes(length))) + content[
+        start + length:]
 
 
 def put_a_huge_number(rng, content):
     """Over four early bytes, as a damaged length or size."""
     at = rng.randrange(max(1, min(len(content), 200) - 4))
-    order = rng.choice("<>")
-    return content[:at] + struct.pack(order + "I", rng.choice(HUGE)) + content[at + 4:]
+    return content[:at] + struct.pack(rng.choice("<>") + "I", rng.choice(HUGE)) + content[at + 4:]
 
 
 def append(rng, content):
@@ -82,11 +58,11 @@ def replace_by_noise(rng, content):
     return rng.randbytes(len(content))
 
 
-BYTES: List[Spoiler] = [flip_bits, flip_early_bits, truncate, truncate_little, empty, double_a_part, drop_a_part,
-                        swap_parts, overwrite, put_a_huge_number, append, replace_by_noise]
+BYTES: List[Corruption] = [flip_bits, flip_early_bits, truncate, truncate, rearrange, rearrange, overwrite,
+                           put_a_huge_number, append, replace_by_noise]
 
 
-# ---- images, with checksums that are right again: what a broken writer leaves, or a hostile one
+# ---- images, with checksums that are right again: from a broken writer, or a hostile one
 
 def _png_chunks(content) -> List[Tuple[bytes, bytes]]:
     chunks, start = [], 8
@@ -115,25 +91,16 @@ def change_png_header(rng, content):
 def rearrange_png_chunks(rng, content):
     chunks = _png_chunks(content)
     at = rng.randrange(len(chunks))
-    how = rng.choice(("drop", "double", "shuffle", "palette"))
-    if how == "drop":
-        del chunks[at]
-    elif how == "double":
-        chunks.insert(at, chunks[at])
-    elif how == "shuffle":
-        rng.shuffle(chunks)
-    else:
-        chunks.insert(1, (b"PLTE", rng.randbytes(rng.choice((3, 6, 7, 300, 768, 900)))))
-    return _png(chunks)
+    palette = (b"PLTE", rng.randbytes(rng.choice((3, 6, 7, 300, 768, 900))))
+    return _png(rng.choice(([*chunks[:at], *chunks[at + 1:]], [*chunks[:at + 1], *chunks[at:]],
+                            rng.sample(chunks, len(chunks)), [chunks[0], palette, *chunks[1:]])))
 
 
 def change_png_data(rng, content):
     """A part of the compressed pixels, or fewer of them."""
     chunks = _png_chunks(content)
-    places = [number for number, (kind, _) in enumerate(chunks) if kind == b"IDAT"]
-    at = rng.choice(places)
-    spoiler = rng.choice((flip_bits, truncate, overwrite, drop_a_part))
-    chunks[at] = (b"IDAT", spoiler(rng, chunks[at][1]))
+    at = rng.choice([number for number, (kind, _) in enumerate(chunks) if kind == b"IDAT"])
+    chunks[at] = (b"IDAT", rng.choice((flip_bits, truncate, overwrite, rearrange))(rng, chunks[at][1]))
     return _png(chunks)
 
 
@@ -154,6 +121,6 @@ def change_tiff_size(rng, content):
     return content[:at] + struct.pack("<I", rng.choice(HUGE)) + content[at + 4:]
 
 
-OF_FORMAT: Dict[str, List[Spoiler]] = {
+OF_FORMAT: Dict[str, List[Corruption]] = {
     "png": [change_png_header, change_png_header, rearrange_png_chunks, change_png_data],
     "jpg": [change_jpeg_size], "bmp": [change_bmp_size], "tif": [change_tiff_size], "webp": []}
