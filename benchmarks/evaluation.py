@@ -134,7 +134,7 @@ def prepare(side, arguments):
     return measure
 
 
-def paddle_head(head, resizes):
+def paddle_head(head):
     """A layer whose logits are there already."""
     import paddle
     from paddle.nn.functional import interpolate
@@ -143,14 +143,7 @@ def paddle_head(head, resizes):
         def forward(self, x):
             return [interpolate(head(x, paddle.to_tensor), x.shape[2:], mode="bilinear")]
 
-    class Coarse(paddle.nn.Layer):
-        align_corners = False
-
-        def forward(self, x, at_input_size: bool = True):
-            coarse = head(x, paddle.to_tensor)
-            return [interpolate(coarse, x.shape[2:], mode="bilinear") if at_input_size else coarse]
-
-    model = Resizing() if resizes else Coarse()
+    model = Resizing()
     model.eval()
     return model
 
@@ -167,7 +160,7 @@ def ours(way, head, labels):
     use_fast_kernels()  # as val.py does
     options = {"whole": {}, "slide": {"is_slide": True, "crop_size": WINDOW[::-1], "stride": STRIDE[::-1]},
                "scales": {"aug_eval": True, "scales": SCALES, "flip_horizontal": True}}[way]
-    options, model, image = InferOptions(**options), paddle_head(head, resizes=False), paddle.to_tensor(ramps())
+    options, model, image = InferOptions(**options), paddle_head(head), paddle.to_tensor(ramps())
 
     @paddle.no_grad()
     def evaluate():
@@ -186,7 +179,7 @@ def paddleseg(way, head, labels):
     from paddleseg.core import infer
     from paddleseg.utils import metrics
 
-    model, image = paddle_head(head, resizes=True), paddle.to_tensor(ramps())
+    model, image = paddle_head(head), paddle.to_tensor(ramps())
     label = paddle.to_tensor(labels[np.newaxis]).astype("int64")
     calls = {"whole": (infer.inference, {}),
              "slide": (infer.inference, {"is_slide": True, "crop_size": WINDOW[::-1], "stride": STRIDE[::-1]}),

@@ -89,7 +89,6 @@ def our_step(side, recipe, device):
     import paddle
 
     from paddleseg import builder
-    from paddleseg.core.outputs import training_outputs
     from paddleseg.core.precision import MixedPrecision
     from paddleseg.cvlibs.config import load_config
     from paddleseg.utils.device import start_process
@@ -110,10 +109,9 @@ def our_step(side, recipe, device):
     def step(tick):
         mark(tick, paddle, device)
         with precision.autocast():
-            logits, resizing = training_outputs(model, [criterion for criterion, _ in criteria], image)
+            logits = model(image)
         mark(tick, paddle, device)
-        total = sum(coefficient * criterion(logit, label, **arguments)
-                    for (criterion, coefficient), logit, arguments in zip(criteria, logits, resizing))
+        total = sum(coefficient * criterion(logit, label) for (criterion, coefficient), logit in zip(criteria, logits))
         mark(tick, paddle, device)
         precision.backward(total)
         del logits

@@ -47,10 +47,10 @@ class Float64(nn.Layer):
 
     def __init__(self, model: nn.Layer):
         super().__init__()
-        self.model, self.loss_names, self.align_corners = model, model.loss_names, model.align_corners
+        self.model, self.loss_names = model, model.loss_names
 
-    def forward(self, x, at_input_size: bool = True):
-        return self.model(x.astype("float64"), at_input_size)
+    def forward(self, x):
+        return self.model(x.astype("float64"))
 
 
 def build(unbiased_variance: bool) -> nn.Layer:

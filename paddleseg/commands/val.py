@@ -55,7 +55,8 @@ def val(args: argparse.Namespace) -> int:
     dataset = builder.build_dataset(config, "val_dataset")
     model, infer_options = builder.build_trained_model(config, args.model_path), builder.build_infer_options(config)
     collector = Collector(dataset) if args.report else None
-    scores = evaluate(model, dataset, infer_options, options.num_workers, collector)
+    scores = evaluate(model, dataset, infer_options, options.num_workers,
+                      collector.see if collector else None)
     log_scores(scores, dataset.class_names, len(dataset))
     if collector is not None:
         report.write_report(args.report, plotter, scores, collector, model, dataset, infer_options, args.model_path,

@@ -3,7 +3,8 @@
 Letters: C classes; matrix[i, j] counts the pixels of class i that were predicted as j.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Dict
 
 import numpy as np
 
@@ -48,9 +49,13 @@ class Scores:
 
     A class that occurs neither in labels nor in predictions has no IoU and doesn't enter
     the means, as in Cityscapes' own evaluation.
+
+    Attributes:
+        losses: the mean of each over the images, where an evaluation was asked for them.
     """
 
     matrix: np.ndarray
+    losses: Dict[str, float] = field(default_factory=dict)
 
     @property
     def _hits(self) -> np.ndarray:

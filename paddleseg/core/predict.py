@@ -13,7 +13,7 @@ import paddle
 import paddle.nn as nn
 from tqdm import tqdm
 
-from paddleseg.core.infer import HUGE_PX, InferOptions, predict_classes, warn_of_huge
+from paddleseg.core.infer import LARGE_PX, InferOptions, predict_classes, warn_large_image
 from paddleseg.core.val import evaluation_mode
 from paddleseg.cvlibs.errors import DataError, RunError
 from paddleseg.datasets.cityscapes_server import server_name
@@ -111,10 +111,10 @@ def predict(model: nn.Layer, images: Sequence[str], root: str, transforms: Compo
     jobs, writing = list(path_of.items())[distributed.rank()::distributed.world_size()], deque()
     with evaluation_mode(model), ThreadPoolExecutor(num_writers) as writers, \
             contextlib.closing(_read_ahead([path for _, path in jobs], transforms)) as samples:
-        largest_px, knows_of_exif = HUGE_PX, False
+        largest_px, knows_of_exif = LARGE_PX, False
         for (name, path), (picture, sample) in zip(tqdm(jobs, desc="predicting", unit="image", file=sys.stderr),
                                                    samples):
-            largest_px = warn_of_huge(path, sample["img"].shape[1:], largest_px, options)
+            largest_px = warn_large_image(path, sample["img"].shape[1:], largest_px, options)
             if not knows_of_exif and is_turned(path):
                 knows_of_exif = True
                 logger.warning(f"{path} has an EXIF orientation, which isn't applied, to this image or another: the "

@@ -22,12 +22,11 @@ from paddleseg.core import checkpoint, effective_batch
 from paddleseg.core.early_stop import EarlyStop
 from paddleseg.core.ema import AveragedWeights
 from paddleseg.core.infer import InferOptions
+from paddleseg.core.losses import weighted_losses
 from paddleseg.core.metrics import Scores
-from paddleseg.core.outputs import loss_names, training_outputs
 from paddleseg.core.precision import MixedPrecision, check_precision
 from paddleseg.core.resume import Resumed, averaged_weights, records_to_keep, train_state
 from paddleseg.core.val import evaluate, log_scores
-from paddleseg.core.val_loss import ValidationLosses
 from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.datasets.loader import train_batches
 from paddleseg.report.pictures import evaluation_pictures
@@ -183,7 +182,6 @@ def train(model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], optimizer
             _say_nothing_to_do(resumed.directory, start, options, early_stop)
             return keeper.best_miou()
         _say_effective_batch(options, schedule)
-        give_labels_where_ignored_differently(criteria, train_dataset)
         runner = paddle.DataParallel(model) if distributed.world_size() > 1 else model
         model.train()
         meter = _Meter()
@@ -299,12 +297,10 @@ class _Keeper:
         if not self.options.do_eval:
             return
         infer_options, workers = self.infer_options or InferOptions(), self.options.num_workers
-        losses = ValidationLosses(self.model, self.criteria, self.val_dataset, infer_options)
         averaged_scores = None
         with self.precision.evaluation(), self.stop.at_once(
                 f"{directory} is saved, its evaluation will be made up for"):
-            scores = evaluate(losses.model, self.val_dataset, infer_options, workers, losses)
-            means = losses.means()
+            scores = evaluate(self.model, self.val_dataset, infer_options, workers, criteria=self.criteria)
             if self.averaged is not None:
                 with self.averaged.in_place_of(self.model):
                     averaged_scores = evaluate(self.model, self.val_dataset, infer_options, workers)
@@ -312,7 +308,7 @@ class _Keeper:
                 self.recorder.show_pictures(iteration, evaluation_pictures(self.model, self.val_dataset, infer_options))
         better = False
         if distributed.rank() == 0:
-            self.log_evaluation(iteration, scores, means, averaged_scores)
+            self.log_evaluation(iteration, scores, averaged_scores)
             better = self.keep_best(iteration, scores, averaged_scores)
         distributed.barrier()
         self.early_stop.see(distributed.any_rank(better))
@@ -326,12 +322,11 @@ class _Keeper:
                 logger.info(f"Early stopping at iter {iteration}: {self.early_stop.without_gain} evaluations in a row "
                             f"without a better mIoU. The best is {shown}.")
 
-    def log_evaluation(self, iteration: int, scores: Scores, losses: Dict[str, float],
-                       averaged_scores: Optional[Scores]) -> None:
+    def log_evaluation(self, iteration: int, scores: Scores, averaged_scores: Optional[Scores]) -> None:
         """Lines for people, and a record."""
         log_scores(scores, self.val_dataset.class_names, len(self.val_dataset))
-        logger.info("[EVAL] " + (", ".join(f"{name}: {value:.4f}" for name, value in losses.items()) or
-                                 "no validation loss, as windows slide over several scales"))
+        logger.info("[EVAL] " + (", ".join(f"{name}: {value:.4f}" for name, value in scores.losses.items()) or
+                                 "no validation loss, as no pass is of the image's own size"))
         averages = {}
         if averaged_scores is not None:
             averages = {"Ema_mIoU": averaged_scores.miou, "Ema_Acc": averaged_scores.accuracy}
@@ -339,7 +334,7 @@ class _Keeper:
                         f"{averaged_scores.accuracy:.4f}")
         self.recorder.record(
             "eval", iteration, mIoU=scores.miou, Acc=scores.accuracy, Kappa=scores.kappa, Dice=scores.mdice,
-            commonest_class_mIoU=scores.commonest_class_miou, **losses, **averages,
+            commonest_class_mIoU=scores.commonest_class_miou, **scores.losses, **averages,
             class_iou=[None if math.isnan(iou) else iou for iou in scores.iou.tolist()])
 
     def keep_best(self, iteration: int, scores: Scores, averaged_scores: Optional[Scores]) -> bool:
@@ -376,27 +371,12 @@ def _progress_bar(iters: int, start: int) -> tqdm:
 
 
 def backward(model, criteria, batch: Dict, precision: MixedPrecision, accum_iters: int = 1) -> Dict[str, paddle.Tensor]:
-    """Forward, weighted losses, backward; returns each loss and their weighted sum, still on the device.
-
-    A loss with an attribute `target_key` is given this entry of the batch in the label's place, if there is one.
-    """
+    """Forward, weighted losses, backward; returns each loss and their weighted sum, still on the device."""
     with precision.autocast():
-        logits, resizing = training_outputs(model, [criterion for criterion, _ in criteria], batch["img"])
-    names = loss_names(model, len(logits))
-    targets = [batch.get(getattr(criterion, "target_key", "label"), batch["label"]) for criterion, _ in criteria]
-    losses = [criterion(logit, target, **arguments)
-              for (criterion, _), logit, target, arguments in zip(criteria, logits, targets, resizing)]
-    total = sum(loss * coef for loss, (_, coef) in zip(losses, criteria))
-    precision.backward(total / accum_iters if accum_iters > 1 else total)
-    return {name: loss.detach() for name, loss in zip(["loss", *names], [total, *losses])}
-
-
-def give_labels_where_ignored_differently(criteria, dataset) -> None:
-    """Of the classes present, which the loader tells, only the data set's ignore_index is left out."""
-    ignored = getattr(dataset, "ignore_index", None)
-    for criterion, _ in criteria:
-        if getattr(criterion, "target_key", "label") == "present" and criterion.ignore_index != ignored:
-            criterion.target_key = "label"
+        outputs = model(batch["img"])
+    losses = weighted_losses(model, criteria, outputs, batch["label"])
+    precision.backward(losses["loss"] / accum_iters if accum_iters > 1 else losses["loss"])
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 def seed_iteration(seed: int, iteration: int, rank: int) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from typing import Dict, List, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 import paddle
@@ -10,8 +10,10 @@ import paddle.nn as nn
 from prettytable import PrettyTable
 from tqdm import tqdm
 
-from paddleseg.core.infer import HUGE_PX, InferOptions, predict_batch, warn_of_huge
+from paddleseg.core.infer import LARGE_PX, InferOptions, predict_batch, warn_large_image
+from paddleseg.core.losses import Criteria
 from paddleseg.core.metrics import Scores, confusion_matrix
+from paddleseg.core.val_loss import ValidationLosses
 from paddleseg.cvlibs.errors import DataError
 from paddleseg.datasets.loader import eval_batches
 from paddleseg.utils import distributed, logger
@@ -32,12 +34,14 @@ def evaluation_mode(model: nn.Layer):
 
 
 def evaluate(model: nn.Layer, dataset, options: Optional[InferOptions] = None, num_workers: int = 0,
-             observer=None) -> Scores:
+             on_image: Optional[Callable] = None, criteria: Criteria = ()) -> Scores:
     """Score a model on a data set; every process takes its share of the images.
 
     Args:
-        observer: its `see(path, pred, label, matrix)` is called for each image of this process, with the image's own
+        on_image: called as on_image(path, pred, label, matrix) for each image of this process, with the image's own
             confusion matrix.
+        criteria: (loss, coefficient) along the model's outputs in training; their means become the scores' `losses`,
+            see `ValidationLosses`.
 
     Returns: the scores over all images, on every process.
 
@@ -50,22 +54,25 @@ def evaluate(model: nn.Layer, dataset, options: Optional[InferOptions] = None, n
     options = options or InferOptions()
     rank, world = distributed.rank(), distributed.world_size()
     distributed.share_buffers(model)
-    matrix, largest_px = np.zeros([dataset.num_classes] * 2, np.int64), HUGE_PX
+    matrix, largest_px = np.zeros([dataset.num_classes] * 2, np.int64), LARGE_PX
+    losses = ValidationLosses(model, criteria, getattr(dataset, "transforms", None), options) if criteria else None
     batches = eval_batches(dataset, num_workers, rank, world, options.eval_batch_size)
     bar = tqdm(total=len(range(rank, len(dataset), world)), desc="evaluating", unit="image",
                disable=None if rank == 0 else True, leave=False, file=sys.stderr)
     with evaluation_mode(model), contextlib.closing(batches), bar:
         for batch in batches:
-            largest_px = warn_of_huge(batch["path"][0], batch["img"].shape[2:], largest_px, options)
-            preds = predict_batch(model, batch["img"], batch["trans_info"], options)
+            largest_px = warn_large_image(batch["path"][0], batch["img"].shape[2:], largest_px, options)
+            if losses is not None:
+                losses.start_batch(batch["label"])
+            preds = predict_batch(losses.forward if losses else model, batch["img"], batch["trans_info"], options)
             for path, pred, label in zip(batch["path"], preds, batch["label"]):
                 pred = pred.numpy()
                 own = confusion_matrix(pred, label, dataset.num_classes, dataset.ignore_index)
                 matrix += own
-                if observer is not None:
-                    observer.see(path, pred, label, own)
+                if on_image is not None:
+                    on_image(path, pred, label, own)
                 bar.update()
-    return Scores(distributed.sum_over_ranks(matrix))
+    return Scores(distributed.sum_over_ranks(matrix), losses.means() if losses else {})
 
 
 def log_scores(scores: Scores, class_names: Sequence[str], num_images: int) -> None:

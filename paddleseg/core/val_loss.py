@@ -3,151 +3,93 @@
 Letters: N images of a batch, C classes, H and W of the network's input.
 """
 
-from contextlib import contextmanager
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from contextlib import contextmanager, nullcontext
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
 import paddle.nn as nn
 
-from paddleseg.core.infer import InferOptions, window_starts
-from paddleseg.core.outputs import loss_names
-from paddleseg.core.upsample import resize
+from paddleseg.core.infer import InferOptions, window_boxes
+from paddleseg.core.losses import Criteria, loss_names, weighted_losses
 from paddleseg.transforms import Normalize
 from paddleseg.utils import distributed
-
-
-class _Pass(NamedTuple):
-    """A forward pass: (height, width) of its images, and all that the model gave."""
-
-    size: Tuple[int, int]
-    outputs: List[paddle.Tensor]
 
 
 class ValidationLosses:
     """The mean over images of each loss, from the forward passes that the scores need anyway.
 
-        losses = ValidationLosses(model, criteria, dataset, options)
-        scores = evaluate(losses.model, dataset, options, observer=losses)
+        losses.start_batch(labels)
+        outputs = losses.forward(images)  # and more windows or scales of them
         losses.means()  # {"loss": …, "loss_seg": …, "loss_aux": …}
 
     An image's loss is that of a batch of this image alone, so that it depends neither on the size of batches nor on
-    the number of processes. Of sliding windows it is the mean over the windows; of several scales the one nearest to
-    the image's size counts, not mirrored; of windows over several scales there is none. The label goes through the
-    transforms of `dataset` if they change sizes.
+    the number of processes. Of sliding windows it is the mean over the windows; of several scales that of the image's
+    own size counts; of others, and of windows over several scales, there is none.
 
-    A model with `loss_names` is told to give what it gives in training, with its layers in evaluation mode, unless its
+    A model with `loss_names` is asked for what it gives in training, with its layers in evaluation mode, unless its
     first output would be another one then. Of one that gives fewer outputs than there are losses the first counts.
 
     Args:
         criteria: (loss, coefficient) along the model's outputs in training.
-        dataset: what will be evaluated.
-
-    Attributes:
-        model: to be evaluated in the model's place.
+        transforms: of the data set, whose labels go through them if they change sizes; None for none.
     """
 
-    def __init__(self, model: nn.Layer, criteria: Sequence[Tuple[nn.Layer, float]], dataset,
-                 options: Optional[InferOptions] = None):
-        self.model = _Watched(model, self._passes_of_next_batch)
-        self._criteria, self._dataset, self._options = criteria, dataset, options or InferOptions()
+    def __init__(self, model: nn.Layer, criteria: Criteria, transforms, options: InferOptions):
+        self._model, self._criteria, self._transforms, self._options = model, criteria, transforms, options
         self._names = ["loss", *loss_names(model, len(criteria))]
-        self._align_corners = getattr(model, "align_corners", False)
-        self._sums, self._counts = np.zeros([2, len(self._names)])
-        self._passes: List[_Pass] = []
-        self._place = 0  # in the batch, of the image that `see` is told of next
+        self._totals: Dict[str, np.ndarray] = {name: np.zeros(2) for name in self._names}  # sum, and of how many
+        self._asks_for_all: Optional[bool] = None if hasattr(model, "loss_names") else False
+        self._labels: List[np.ndarray] = []
+        self._boxes: List[Tuple[slice, slice]] = []
+        self._share = 1.0
 
-    def _passes_of_next_batch(self) -> List[_Pass]:
-        """Where a pass is noted; those of a batch whose images were seen are forgotten."""
-        if self._place:
-            self._passes, self._place = [], 0
-        return self._passes
+    def start_batch(self, labels: Sequence[np.ndarray]) -> None:
+        """Name the labels of the images whose forward passes come next."""
+        self._labels = [self._at_input_size(label) for label in labels]
+        self._boxes = [(slice(None), slice(None))]
+        if self._options.is_slide:
+            self._boxes = [] if self._options.aug_eval else window_boxes(self._labels[0].shape, self._options)
+            self._share = 1 / max(len(self._boxes), 1)
 
-    def see(self, path: str, pred: np.ndarray, label: np.ndarray, matrix: np.ndarray) -> None:
-        """Take the losses of the next image; `evaluate` calls this."""
-        has_loss = not (self._options.is_slide and self._options.aug_eval)
-        parts = list(self._parts(self._at_input_size(label))) if has_loss else []
-        self._place += 1  # so that the next batch's passes take the place of these
-        if not has_loss:
-            return
-        values = np.mean([self._losses(outputs, part) for outputs, part in parts], axis=0)
-        if len(values) == len(self._criteria):
-            values = np.array([np.dot(values, [coef for _, coef in self._criteria]), *values])
-            self._sums += values
-            self._counts += 1
-        else:
-            self._sums[1] += values[0]
-            self._counts[1] += 1
+    def forward(self, images: paddle.Tensor) -> List[paddle.Tensor]:
+        """The model's outputs, of which the first one is that of its evaluation."""
+        if self._asks_for_all is None:  # the scores must be those that val.py would find
+            with _outputs_of_training(self._model):
+                seg = self._model(images)[0]
+            expected = self._model(images)[0]
+            self._asks_for_all = seg.shape == expected.shape and bool(paddle.allclose(seg, expected, 1e-3, 1e-4))
+        with _outputs_of_training(self._model) if self._asks_for_all else nullcontext():
+            outputs = list(self._model(images))
+        for first in range(0, len(images), len(self._labels)):  # a window of all images comes before the next window
+            if self._boxes and self._labels[0][self._boxes[0]].shape == tuple(images.shape[2:]):
+                box = self._boxes.pop(0)
+                for place, label in enumerate(self._labels, start=first):
+                    self._add([output[place:place + 1] for output in outputs], label[box])
+        return outputs
 
     def means(self) -> Dict[str, float]:
         """Each loss and their weighted sum, over the images of all processes, each of which must call this."""
-        sums, counts = distributed.sum_over_ranks(np.stack([self._sums, self._counts]))
-        return {name: float(total / count) for name, total, count in zip(self._names, sums, counts) if count}
+        totals = distributed.sum_over_ranks(np.stack(list(self._totals.values())))
+        return {name: float(total / count) for name, (total, count) in zip(self._totals, totals) if count}
 
     def _at_input_size(self, label: np.ndarray) -> np.ndarray:
         """The label (H, W) as the network's input is, resized and padded."""
-        transforms = getattr(self._dataset, "transforms", None)
-        if transforms is None or all(type(each) is Normalize for each in getattr(transforms, "transforms", [None])):
+        if all(type(each) is Normalize for each in getattr(self._transforms, "transforms", ())):
             return label
         blank = np.zeros([*label.shape, 3], np.uint8)
-        return transforms({"img": blank, "label": label, "gt_fields": ["label"]})["label"]
+        return self._transforms({"img": blank, "label": label, "gt_fields": ["label"]})["label"]
 
-    def _parts(self, label: np.ndarray) -> Iterator[Tuple[List[paddle.Tensor], np.ndarray]]:
-        """The outputs of the image, or of each of its windows, and the label that belongs to them."""
-        if not self._options.is_slide:
-            nearest = min(self._passes, key=lambda each: abs(each.size[0] - label.shape[0]))  # the first is unmirrored
-            yield [output[self._place:self._place + 1] for output in nearest.outputs], label
-            return
-        (width, height), (right, down) = self._options.crop_size, self._options.stride
-        boxes = [(slice(top, top + height), slice(left, left + width))
-                 for top in window_starts(label.shape[0], height, down)
-                 for left in window_starts(label.shape[1], width, right)]
-        outputs = [paddle.concat(several) for several in zip(*(each.outputs for each in self._passes))]
-        count = len(outputs[0]) // len(boxes)  # images of the batch; a window of all comes before the next window
-        for number, box in enumerate(boxes):
-            first = number * count + self._place
-            yield [output[first:first + 1] for output in outputs], label[box]
-
-    def _losses(self, outputs: List[paddle.Tensor], label: np.ndarray) -> List[float]:
-        target, several = paddle.to_tensor(label.astype("int64")).unsqueeze(0), len(outputs) == len(self._criteria)
+    def _add(self, outputs: List[paddle.Tensor], label: np.ndarray) -> None:
+        """Add the losses of one image or window."""
+        target = paddle.to_tensor(label.astype("int64")).unsqueeze(0)
         with paddle.amp.auto_cast(enable=False):  # as in training
-            return [float(self._loss(criterion, output, target)) for (criterion, _), output in
-                    zip(self._criteria, outputs if several else outputs[:1])]
-
-    def _loss(self, criterion: nn.Layer, output: paddle.Tensor, label: paddle.Tensor) -> paddle.Tensor:
-        size = tuple(label.shape[1:])
-        if output.ndim == 4 and tuple(output.shape[2:]) != size:
-            if getattr(criterion, "takes_coarse_logits", False):
-                return criterion(output, label, size=size, align_corners=self._align_corners)
-            output = resize(output, size, self._align_corners)
-        return criterion(output, label)
-
-
-class _Watched:
-    """A model whose passes are noted; in all else it is the model."""
-
-    def __init__(self, model: nn.Layer, passes):
-        self._model, self._passes = model, passes
-        self._gives_all: Optional[bool] = None if hasattr(model, "loss_names") else False
-
-    def __getattr__(self, name: str):
-        return getattr(self._model, name)
-
-    def __call__(self, images: paddle.Tensor, **arguments) -> List[paddle.Tensor]:
-        looks = self._gives_all is None
-        outputs = self._model(images, **arguments) if looks or not self._gives_all else []
-        if looks or self._gives_all:
-            with _outputs_of_training(self._model):
-                all_outputs = self._model(images, **arguments)
-            if looks:  # the scores must be those that val.py would find
-                self._gives_all = _is_same(outputs[0], all_outputs[0])
-            outputs = all_outputs if self._gives_all else outputs
-        self._passes().append(_Pass(tuple(images.shape[2:]), list(outputs)))
-        return outputs[:1]
-
-
-def _is_same(one: paddle.Tensor, other: paddle.Tensor) -> bool:
-    return list(one.shape) == list(other.shape) and bool(paddle.allclose(one, other, rtol=1e-3, atol=1e-4))
+            if len(outputs) == len(self._criteria):
+                losses = weighted_losses(self._model, self._criteria, outputs, target)
+            else:
+                losses = {self._names[1]: self._criteria[0][0](outputs[0], target)}
+        for name, loss in losses.items():
+            self._totals[name] += float(loss) * self._share, self._share
 
 
 @contextmanager

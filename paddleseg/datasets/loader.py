@@ -17,7 +17,6 @@ from functools import partial
 from itertools import islice
 from typing import Iterable, Iterator, List, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from paddleseg.cvlibs.errors import ConfigError, DataError, SegError
@@ -56,9 +55,6 @@ def train_batches(dataset, batch_size: int, seed: int, start_iter: int = 0, num_
                   num_batches: Optional[int] = None, timeout_sec: float = TIMEOUT_SEC) -> Iterator[Tuple[int, dict]]:
     """Shuffled training batches as (epoch, batch), epochs counted from 0.
 
-    Of a data set with `num_classes`, a batch has 'present' beside its 'label': a float32 tensor
-    (N, num_classes), 1 where an image holds a pixel of the class and 0 elsewhere.
-
     An epoch goes through the samples `repeats` times in one permutation; what doesn't
     fill a batch at its end is dropped. One step's batches of all ranks are neighbours in
     that permutation, so a step sees the same samples on any number of processes that
@@ -83,7 +79,7 @@ def train_batches(dataset, batch_size: int, seed: int, start_iter: int = 0, num_
     tasks = _train_tasks(len(dataset) * repeats, per_epoch, batch_size, seed, start_iter, rank, world)
     if num_batches is not None:
         tasks = islice(tasks, num_batches)
-    reader = _BatchReader(dataset, seed, getattr(dataset, "num_classes", None))
+    reader = _BatchReader(dataset, seed)
     return _iterate(reader, tasks, _with_epoch, num_workers, timeout_sec)
 
 
@@ -169,16 +165,11 @@ class _Traceback(Exception):
 
 
 class _BatchReader:
-    """Reads the batch of a task (epoch, indices) as numpy arrays.
+    """Reads the batch of a task (epoch, indices) as numpy arrays."""
 
-    Args:
-        num_classes: of the classes whose presence is told; None tells of none.
-    """
-
-    def __init__(self, dataset, seed: int, num_classes: Optional[int] = None):
+    def __init__(self, dataset, seed: int):
         self.dataset = dataset
         self.seed = seed
-        self.num_classes = num_classes
 
     def sample(self, epoch: int, index: int) -> dict:
         """One sample; `index` counts through the repeats of the data set.
@@ -196,7 +187,7 @@ class _BatchReader:
             raise DataError(f"{self.dataset.name_of(place)}: {type(error).__name__}: {error}") from error
 
     def read(self, task: Tuple[int, List[int]], progress: np.ndarray) -> Tuple[Arrays, _Facts]:
-        """{'img': (N, 3, H, W) float32, 'label': (N, H, W) uint8 if any, 'present' if told}, and the facts."""
+        """{'img': (N, 3, H, W) float32, 'label': (N, H, W) uint8 if any}, and the facts."""
         epoch, indices = task
         samples = []
         for place, index in enumerate(indices):
@@ -204,10 +195,6 @@ class _BatchReader:
             samples.append(self.sample(epoch, index))
         keys = [key for key in ("img", "label") if any(key in sample for sample in samples)]
         arrays = {key: _stack(samples, key) for key in keys}
-        if "label" in arrays and self.num_classes is not None:
-            ignore_index = getattr(self.dataset, "ignore_index", None)
-            arrays["present"] = np.stack([classes_present(label, self.num_classes, ignore_index)
-                                          for label in arrays["label"]])
         return arrays, _Facts(epoch, [sample["path"] for sample in samples],
                               [sample["trans_info"] for sample in samples])
 
@@ -227,19 +214,6 @@ class _BatchReader:
         names = [self.dataset.name_of(index % len(self.dataset)) for index in indices[:_SHOWN_NAMES]]
         more = len(indices) - len(names)
         return ", ".join(names) + (f" and {more} more" if more else "")
-
-
-def classes_present(label: np.ndarray, num_classes: int, ignore_index: Optional[int]) -> np.ndarray:
-    """Which classes a label holds, 1 or 0, as (num_classes,) float32; ignored pixels are of no class.
-
-    Args:
-        label: (H, W) uint8.
-    """
-    # OpenCV counts bytes as they are: a quarter of the time of np.bincount, which makes integers of 8 bytes of them.
-    held = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel() > 0
-    if ignore_index is not None:
-        held[ignore_index] = False
-    return held[:num_classes].astype(np.float32)
 
 
 class _EvalReader(_BatchReader):

@@ -73,8 +73,7 @@ class EncNet(nn.Layer):
 
     Shapes:
         input (N, 3, H, W); training outputs seg (N, C, H, W), aux (N, C, H, W) and, with `use_se_loss`,
-        se (N, C); evaluation outputs [seg]. All are logits. model(x, at_input_size=False) gives seg and aux
-        as the heads compute them, (N, C, h, w).
+        se (N, C); evaluation outputs [seg]. All are logits.
     """
 
     loss_names = ("seg", "aux", "se")
@@ -114,14 +113,13 @@ class EncNet(nn.Layer):
             from paddleseg.weights.load import load_pretrained
             load_pretrained(self, pretrained)
 
-    def forward(self, x: paddle.Tensor, at_input_size: bool = True) -> List[paddle.Tensor]:
+    def forward(self, x: paddle.Tensor) -> List[paddle.Tensor]:
         feats = self.backbone(x)
         encoding_feat, feat = self.enc_module(self._fuse([feats[i] for i in self.backbone_indices]))
         logits = [self.head(self.dropout(feat))]
         if self.training:
             logits.append(self.fcn_head(feats[2]))
-        if at_input_size:
-            logits = [layers.resize(logit, x, self.align_corners) for logit in logits]
+        logits = [layers.resize(logit, x, self.align_corners) for logit in logits]
         if self.training and self.se_layer is not None:
             logits.append(self.se_layer(encoding_feat))
         return logits

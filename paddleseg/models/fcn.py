@@ -55,7 +55,7 @@ class FCN(nn.Layer):
 
     Shapes:
         input (N, 3, H, W); training outputs seg and aux, both (N, C, H, W); evaluation outputs [seg].
-        All are logits. model(x, at_input_size=False) gives them as the heads compute them, (N, C, h, w).
+        All are logits.
     """
 
     loss_names = ("seg", "aux")
@@ -79,11 +79,9 @@ class FCN(nn.Layer):
             from paddleseg.weights.load import load_pretrained
             load_pretrained(self, pretrained)
 
-    def forward(self, x: paddle.Tensor, at_input_size: bool = True) -> List[paddle.Tensor]:
+    def forward(self, x: paddle.Tensor) -> List[paddle.Tensor]:
         feats = self.backbone(x)
         logits = [self.head(feats[-1])]
         if self.training:
             logits.append(self.fcn_head(feats[2]))
-        if at_input_size:
-            logits = [layers.resize(logit, x, self.align_corners) for logit in logits]
-        return logits
+        return [layers.resize(logit, x, self.align_corners) for logit in logits]

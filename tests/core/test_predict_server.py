@@ -75,7 +75,7 @@ def test_the_command_refuses_what_the_server_can_not_take(command):
 def test_larger_and_larger_images_are_warned_of(tmp_path, monkeypatch, caplog, options, limit, warned):
     for number, side in enumerate((10, 11, 12, 11)):
         Image.new("RGB", (side, side)).save(tmp_path / f"{number}.png")
-    monkeypatch.setattr(predict_module, "HUGE_PX", limit)
+    monkeypatch.setattr(predict_module, "LARGE_PX", limit)
     monkeypatch.setattr(logging.getLogger("paddleseg"), "propagate", True)
     images, folder = list_images(str(tmp_path))
     with caplog.at_level(logging.WARNING, "paddleseg"):

@@ -20,10 +20,10 @@ from paddleseg.core import train as train_module
 from paddleseg.core.checkpoint import best_score, list_checkpoints, load_checkpoint, save_checkpoint
 from paddleseg.core.optim import SGD, Adam, AdamW, ConstantLR
 from paddleseg.core.run_dir import check_save_dir, choose_checkpoint, open_save_dir
-from paddleseg.core.train import TrainOptions, give_labels_where_ignored_differently, iteration_seed, train
+from paddleseg.core.train import TrainOptions, iteration_seed, train
 from paddleseg.cvlibs.errors import ConfigError, Interrupted, RunError
 from paddleseg.datasets.loader import train_batches
-from paddleseg.models.losses import CrossEntropyLoss, SELoss, coarse, se_loss
+from paddleseg.models.losses import CrossEntropyLoss, checks
 from paddleseg.utils import files
 from paddleseg.utils.logger import setup_logging
 from paddleseg.utils.signals import StopSignals
@@ -202,8 +202,7 @@ def test_the_log_holds_the_means_of_every_iteration(tmp_path):
 
 def test_nothing_is_read_from_the_device_between_two_lines_of_the_log(tmp_path, monkeypatch):
     """As a GPU would have to be waited for; the losses compute as they do there."""
-    for module in coarse, se_loss:
-        monkeypatch.setattr(module, "can_be_read", lambda tensor: False)
+    monkeypatch.setattr(checks, "is_on_cpu", lambda tensor: False)
     reads, at_iteration = [], [0]
     for name in ("numpy", "item", "tolist", "__array__", "__bool__", "__float__", "__int__"):
         original = getattr(paddle.Tensor, name)
@@ -600,9 +599,3 @@ def test_what_was_logged_before_the_file_was_there_is_in_it(tmp_path, capsys):
     assert [line.split("\t")[1] for line in (tmp_path / "train.log").read_text().splitlines()] == ["early", "late"]
     with pytest.raises(RunError, match="can't be written"):
         setup_logging(0, str(tmp_path))
-
-
-def test_a_loss_that_ignores_another_value_than_the_data_set_is_given_labels():
-    losses = [SELoss(), SELoss(ignore_index=0), CrossEntropyLoss(ignore_index=0)]
-    give_labels_where_ignored_differently([(loss, 1.0) for loss in losses], Colors())
-    assert [getattr(loss, "target_key", "label") for loss in losses] == ["present", "label", "label"]

@@ -8,7 +8,6 @@ from tiny import Colors, TinyNet, run
 
 from paddleseg.core.infer import InferOptions
 from paddleseg.core.val import evaluate
-from paddleseg.core.val_loss import ValidationLosses
 from paddleseg.cvlibs import manager
 from paddleseg.models import EncNet
 from paddleseg.models.losses import CrossEntropyLoss, LovaszSoftmaxLoss, SELoss
@@ -51,9 +50,8 @@ CRITERIA = [(CrossEntropyLoss(), 1.0), (LovaszSoftmaxLoss(), 0.4), (SELoss(), 0.
 
 def measured(model, dataset, criteria=None, **options):
     options = InferOptions(**options)
-    losses = ValidationLosses(model, criteria or CRITERIA, dataset, options)
-    scores = evaluate(losses.model, dataset, options, observer=losses)
-    return losses.means(), scores
+    scores = evaluate(model, dataset, options, criteria=criteria or CRITERIA)
+    return scores.losses, scores
 
 
 @paddle.no_grad()
@@ -106,19 +104,8 @@ def test_of_several_scales_the_images_own_counts():
     assert scaled == pytest.approx(plain, rel=1e-5)
     assert scores.miou == evaluate(model, dataset, InferOptions(aug_eval=True, scales=[0.5, 1.0, 1.5],
                                                                 flip_horizontal=True)).miou
-    other, _ = measured(model, dataset, aug_eval=True, scales=[0.5])
-    assert other.keys() == plain.keys() and other["loss"] != plain["loss"]
+    assert measured(model, dataset, aug_eval=True, scales=[0.5])[0] == {}
     assert measured(model, dataset, aug_eval=True, is_slide=True, crop_size=(16, 24), stride=(16, 16))[0] == {}
-
-
-def test_windows_of_several_scales_have_no_losses_and_are_not_kept():
-    dataset, model = Pictures(sizes=[(24, 32)] * 6), encnet()
-    options = InferOptions(aug_eval=True, scales=[0.5, 1.0], is_slide=True, crop_size=[16, 16], stride=[16, 16])
-    losses, kept = ValidationLosses(model, CRITERIA, dataset, options), []
-    see = losses.see
-    losses.see = lambda *image: (see(*image), kept.append(len(losses._passes)))
-    evaluate(losses.model, dataset, options, observer=losses)
-    assert len(kept) == 6 and max(kept) == kept[0] and not losses.means()
 
 
 def test_an_image_that_is_shrunk_and_padded_to_its_own_size():
@@ -136,12 +123,12 @@ def test_no_pass_is_made_for_the_losses_alone(monkeypatch):
     model, calls = encnet(), []
     forward = type(model).forward
 
-    def counting(self, x, at_input_size=True):
+    def counting(self, x):
         calls.append(tuple(x.shape))
-        return forward(self, x, at_input_size)
+        return forward(self, x)
     monkeypatch.setattr(type(model), "forward", counting)
     measured(model, Pictures())
-    assert len(calls) == 3 + 1  # one for each image, and one that looks at what the model gives
+    assert len(calls) == 3 + 2  # one for each image, and two that ask what the model gives
 
 
 class Changing(TinyNet):

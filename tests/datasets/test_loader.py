@@ -10,7 +10,6 @@ from paddleseg.cvlibs.errors import ConfigError, DataError, ImageReadError, Labe
 from paddleseg.datasets import Dataset
 from paddleseg.datasets.loader import (
     batches_per_epoch,
-    classes_present,
     eval_batches,
     seeded_globals,
     train_batches,
@@ -64,10 +63,9 @@ def test_batch_is_what_a_model_takes(dataset):
     import paddle
 
     epoch, batch = next(train_batches(dataset, 2, seed=0))
-    assert epoch == 0 and set(batch) == {"img", "label", "present", "path", "trans_info"}
+    assert epoch == 0 and set(batch) == {"img", "label", "path", "trans_info"}
     assert batch["img"].dtype == paddle.float32 and list(batch["img"].shape) == [2, 3, 16, 32]
     assert batch["label"].dtype == paddle.int64 and list(batch["label"].shape) == [2, 16, 32]
-    assert batch["present"].dtype == paddle.float32 and list(batch["present"].shape) == [2, 3]
     assert [path in {pair[0] for pair in dataset.file_list} for path in batch["path"]] == [True, True]
     assert batch["trans_info"] == [[("resize", (4, 5))]] * 2
 
@@ -79,7 +77,7 @@ def test_batches_own_aligned_memory_that_outlives_the_loader(dataset):
     taken = [batch for _, batch in batches]
     again = [batch for _, batch in train_batches(dataset, 2, seed=0, num_batches=6)]
     for one, other in zip(taken, again):
-        for key in ("img", "label", "present"):
+        for key in ("img", "label"):
             assert one[key].stop_gradient and one[key].place.is_cpu_place()
             np.testing.assert_array_equal(one[key].numpy(), other[key].numpy())
             if paddle.__version__ >= "3":
@@ -88,38 +86,6 @@ def test_batches_own_aligned_memory_that_outlives_the_loader(dataset):
     weight.stop_gradient = False
     (taken[0]["img"] * weight).sum().backward()
     assert weight.grad.item() == pytest.approx(again[0]["img"].numpy().sum(dtype="float64"), rel=1e-3)
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_training_tells_which_classes_are_present(dataset, num_workers):
-    root = Path(dataset.file_list[0][0]).parents[1]
-    for index, values in enumerate([(0,), (2, 255), (255,), (0, 1, 2), (1, 2, 1)]):
-        write_label(root / "annotations" / f"{index}.png", values)
-    for _, batch in train_batches(dataset, 1, seed=0, num_workers=num_workers, num_batches=5):
-        values = np.unique(batch["label"].numpy())
-        assert batch["present"].numpy().tolist() == [[float(index in values) for index in range(3)]]
-
-
-@pytest.mark.parametrize("num_classes, ignore_index", [(19, 255), (19, 0), (256, 255), (256, 7), (1, 255), (3, None)])
-def test_presence_is_that_of_the_counts(num_classes, ignore_index):
-    rng = np.random.default_rng(num_classes)
-    for values in (2, 17, 256):
-        label = rng.choice(256, values, replace=False).astype(np.uint8)[rng.integers(0, values, (31, 45))]
-        counts = np.bincount(label.ravel(), minlength=256)
-        expected = [float(counts[index] > 0 and index != ignore_index) for index in range(num_classes)]
-        assert classes_present(label, num_classes, ignore_index).tolist() == expected
-
-
-def test_one_pixel_is_enough_to_be_present():
-    label = np.zeros((1024, 2048), np.uint8)
-    label[-1, -1] = 18
-    assert np.flatnonzero(classes_present(label, 19, 255)).tolist() == [0, 18]
-
-
-def test_presence_is_told_in_training_where_classes_are_known(dataset):
-    assert all("present" not in batch for batch in eval_batches(dataset))
-    assert "present" not in next(trial_batches(dataset, [[0]]))
-    assert "present" not in next(train_batches(Count(2), 1, seed=0))[1]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

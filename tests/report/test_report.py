@@ -123,7 +123,7 @@ def make_dataset(folder, count, class_names=("red", "<b>green</b>", "blue & co")
 
 def make_report(folder, dataset, **options):
     model, options, collector = Brightest(), InferOptions(**options), Collector(dataset)
-    scores = evaluate(model, dataset, options, observer=collector)
+    scores = evaluate(model, dataset, options, on_image=collector.see)
     plotter = report.open_folder(str(folder))
     report.write_report(str(folder), plotter, scores, collector, model, dataset, options, "runs/first/model.pdparams",
                         "iters: 7  # </pre><script>")
@@ -177,7 +177,7 @@ def test_an_image_without_a_labelled_pixel_is_neither_best_nor_worst(tmp_path):
 def test_two_processes_together_see_what_one_sees(tmp_path, monkeypatch):
     dataset = make_dataset(tmp_path, 11)
     alone = Collector(dataset)
-    evaluate(Brightest(), dataset, observer=alone)
+    evaluate(Brightest(), dataset, on_image=alone.see)
     alone.share()
     monkeypatch.setattr("paddleseg.utils.distributed.share_buffers", lambda model: None)
     monkeypatch.setattr("paddleseg.utils.distributed.sum_over_ranks", lambda array: array)
@@ -185,7 +185,7 @@ def test_two_processes_together_see_what_one_sees(tmp_path, monkeypatch):
     shares, parts = [], [Collector(dataset), Collector(dataset)]
     for rank, part in enumerate(parts):
         monkeypatch.setenv("PADDLE_TRAINER_ID", str(rank))
-        evaluate(Brightest(), dataset, observer=part)
+        evaluate(Brightest(), dataset, on_image=part.see)
         monkeypatch.setattr("paddleseg.utils.distributed.sum_over_ranks", lambda array: shares.append(array) or array)
         part.share()
         monkeypatch.setattr("paddleseg.utils.distributed.sum_over_ranks", lambda array: array)
@@ -200,7 +200,7 @@ def test_two_processes_together_see_what_one_sees(tmp_path, monkeypatch):
 def test_what_is_remembered_does_not_grow_with_the_data_set(tmp_path):
     dataset = make_dataset(tmp_path, 30)
     collector = Collector(dataset, shown=2)
-    evaluate(Brightest(), dataset, observer=collector)
+    evaluate(Brightest(), dataset, on_image=collector.see)
     assert len(collector.best) == len(collector.worst) == 2
     assert not [value for value in vars(collector).values() if isinstance(value, np.ndarray)]
 

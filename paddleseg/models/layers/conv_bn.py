@@ -14,7 +14,6 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from paddleseg.cvlibs.errors import ConfigError
-from paddleseg.models.layers.conv_parts import convolve
 from paddleseg.models.layers.sync_batch_norm import CPUSyncBatchNorm, in_kernel_precision
 
 Size = Union[int, Sequence[int]]
@@ -127,7 +126,7 @@ class ConvBN(nn.Layer):
         self._batch_norm = SyncBatchNorm(out_channels, data_format=data_format)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self._batch_norm(convolve(self._conv, x))
+        return self._batch_norm(self._conv(x))
 
 
 class ConvBNReLU(ConvBN):
@@ -135,10 +134,10 @@ class ConvBNReLU(ConvBN):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         # No super() in a forward: Paddle 2.6's export can't compile it.
-        return relu_of_own(self._batch_norm(convolve(self._conv, x)))
+        return relu_inplace(self._batch_norm(self._conv(x)))
 
 
-def relu_of_own(x: paddle.Tensor) -> paddle.Tensor:
+def relu_inplace(x: paddle.Tensor) -> paddle.Tensor:
     """relu(x) in the memory of x, which must be an output of a batch norm or a sum that nothing else needs.
 
     A batch norm's gradient is computed from its input, so its output may be overwritten. Exported graphs have no
@@ -148,9 +147,9 @@ def relu_of_own(x: paddle.Tensor) -> paddle.Tensor:
 
 
 def add_relu(own: paddle.Tensor, other: paddle.Tensor) -> paddle.Tensor:
-    """relu(own + other) in the memory of `own`, see `relu_of_own`."""
+    """relu(own + other) in the memory of `own`, see `relu_inplace`."""
     same_type = paddle.in_dynamic_mode() and own.dtype == other.dtype
-    return relu_of_own(own.add_(other) if same_type else own + other)
+    return relu_inplace(own.add_(other) if same_type else own + other)
 
 
 def make_dropout(probability: float, spatial: bool) -> nn.Layer:

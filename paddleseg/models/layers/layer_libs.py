@@ -13,7 +13,6 @@ import paddle.nn.functional as F
 
 from paddleseg.models.layers.activation import Activation
 from paddleseg.models.layers.conv_bn import Attr, AuxLayer, ConvBN, ConvBNReLU, Padding, Size, SyncBatchNorm
-from paddleseg.models.layers.conv_parts import convolve
 from paddleseg.models.layers.resize import resize
 
 __all__ = ["Activation", "AuxLayer", "ConvBN", "ConvBNAct", "ConvBNLeakyReLU", "ConvBNPReLU", "ConvBNReLU", "ConvGNAct",
@@ -33,7 +32,7 @@ class ConvBNAct(ConvBN):
         self._act = Activation(act_type)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self._act(self._batch_norm(convolve(self._conv, x)))
+        return self._act(self._batch_norm(self._conv(x)))
 
 
 class ConvBNPReLU(ConvBN):
@@ -48,14 +47,14 @@ class ConvBNPReLU(ConvBN):
         self._prelu = Activation("prelu")
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self._prelu(self._batch_norm(convolve(self._conv, x)))
+        return self._prelu(self._batch_norm(self._conv(x)))
 
 
 class ConvBNLeakyReLU(ConvBN):
     """`ConvBN` and a ReLU with a slope of 0.01 below 0."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return F.leaky_relu(self._batch_norm(convolve(self._conv, x)))
+        return F.leaky_relu(self._batch_norm(self._conv(x)))
 
 
 class ConvNormAct(nn.Layer):
@@ -74,7 +73,7 @@ class ConvNormAct(nn.Layer):
         self._act = Activation(act_type)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = convolve(self._conv, x)
+        x = self._conv(x)
         return self._act(x if self._norm is None else self._norm(x))
 
 
@@ -94,7 +93,7 @@ class ConvGNAct(nn.Layer):
         self._act = Activation(act_type)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self._act(self._group_norm(convolve(self._conv, x)))
+        return self._act(self._group_norm(self._conv(x)))
 
 
 class ConvReLUPool(nn.Layer):
@@ -105,7 +104,7 @@ class ConvReLUPool(nn.Layer):
         self.conv = nn.Conv2D(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return F.max_pool2d(F.relu(convolve(self.conv, x)), 2, stride=2)
+        return F.max_pool2d(F.relu(self.conv(x)), 2, stride=2)
 
 
 class DepthwiseConvBN(nn.Layer):

@@ -1,6 +1,6 @@
 """Cross entropy per pixel.
 
-Letters: N images, C classes, H, W size of the image; h, w of coarse logits.
+Letters: N images, C classes, H, W size of the image.
 """
 
 import math
@@ -12,8 +12,7 @@ import paddle.nn.functional as F
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
-from paddleseg.models.losses.coarse import coarse_cross_entropy
-from paddleseg.models.losses.maps import check_map
+from paddleseg.models.losses.checks import check_label_values, check_map
 
 
 @manager.LOSSES.add_component
@@ -31,22 +30,14 @@ class CrossEntropyLoss(nn.Layer):
         ignore_index: the label of pixels without a class.
         avg_non_ignore: False divides by the number of all pixels.
 
-    Attributes:
-        takes_coarse_logits: `forward` has the arguments `size` and `align_corners`. With these the training loop
-            passes logits as the model's heads compute them, which need much less memory and time.
-
     Shapes:
-        logit (N, C, H, W), or (N, C, h, w) with `size` (H, W): then they are resized to it bilinearly, by the rule
-        that `align_corners` names, on the way. label (N, H, W) of any integer type, output () in float32 at least.
+        logit (N, C, H, W), label (N, H, W) of any integer type, output () in float32 at least.
 
     Raises:
         ConfigError: logit isn't a map, the label has another size, `weight` another length than C, or a factor is below
             0 or all are 0.
-        LabelValueError: with `size`, the label holds something else than a class or the ignore index; on a GPU, where
-            nothing waits for its values, the loss is NaN instead.
+        LabelValueError: on a CPU the label holds something else than a class or the ignore index.
     """
-
-    takes_coarse_logits = True
 
     def __init__(self, weight: Optional[Sequence[float]] = None, ignore_index: int = 255,
                  avg_non_ignore: bool = True):
@@ -58,20 +49,14 @@ class CrossEntropyLoss(nn.Layer):
         self.ignore_index = ignore_index
         self.avg_non_ignore = avg_non_ignore
 
-    def forward(self, logit: paddle.Tensor, label: paddle.Tensor, size: Optional[Sequence[int]] = None,
-                align_corners: bool = False) -> paddle.Tensor:
-        logit, label = check_map("CrossEntropyLoss", logit, label, size)
+    def forward(self, logit: paddle.Tensor, label: paddle.Tensor) -> paddle.Tensor:
+        logit, label = check_map("CrossEntropyLoss", logit, label)
         if self.weight is not None and len(self.weight) != logit.shape[1]:
             raise ConfigError(f"CrossEntropyLoss: weight has {len(self.weight)} values, the model has "
                               f"{logit.shape[1]} classes; give one value for each class")
+        check_label_values("CrossEntropyLoss", label, logit.shape[1], self.ignore_index)
         weight = None if self.weight is None else self.weight.astype(logit.dtype)
-        if size is None:
-            total = F.cross_entropy(logit, label, weight=weight, ignore_index=self.ignore_index,
-                                    reduction="sum", axis=1)
-        else:
-            total = coarse_cross_entropy(logit, label, size, align_corners,
-                                         paddle.ones(logit.shape[1:2], logit.dtype) if weight is None else weight,
-                                         self.ignore_index)
+        total = F.cross_entropy(logit, label, weight=weight, ignore_index=self.ignore_index, reduction="sum", axis=1)
         if not self.avg_non_ignore:
             return total / label.size
         divisor = self._valid_weight(label, weight, logit.dtype)
@@ -82,7 +67,5 @@ class CrossEntropyLoss(nn.Layer):
         valid = label != self.ignore_index
         if weight is None:
             return valid.astype("int64").sum().astype(dtype)
-        # Illegal labels, which on a GPU make the sum NaN, have no weight that could be read.
-        valid = paddle.logical_and(valid, paddle.logical_and(label >= 0, label < len(weight)))
         classes = paddle.where(valid, label, paddle.zeros_like(label))
         return (paddle.gather(weight, classes.flatten()) * valid.flatten().astype(dtype)).sum()

@@ -9,7 +9,7 @@ import paddle.nn.functional as F
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
-from paddleseg.models.losses.maps import check_map
+from paddleseg.models.losses.checks import check_map
 
 _EPSILON = 1e-5  # PaddleSeg's
 

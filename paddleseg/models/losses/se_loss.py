@@ -9,7 +9,7 @@ import paddle.nn.functional as F
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
-from paddleseg.models.losses.labels import can_be_read, refuse_labels
+from paddleseg.models.losses.checks import at_least_float32, check_label_values
 
 
 @manager.LOSSES.add_component(aliases=("SECrossEntropyLoss", "EncodingBCELoss", "Seloss"))
@@ -22,21 +22,14 @@ class SELoss(nn.Layer):
     Args:
         ignore_index: the label of pixels without a class; they are present in no class.
 
-    Attributes:
-        target_key: what the training loop passes in the label's place, if a batch has it: 1.0 for each class that an
-            image holds, else 0.0.
-
     Shapes:
-        logit (N, C), label (N, H, W) of any integer type and any size, or (N, C) with what `target_key` names; output
-        () in float32 at least.
+        logit (N, C), label (N, H, W) of any integer type and any size; output () in float32 at least.
 
     Raises:
-        ConfigError: logit isn't (N, C), or a label of two axes isn't.
+        ConfigError: logit isn't (N, C).
         LabelValueError: on a CPU the label holds something else than a class or the ignore index; on a GPU, where
             nothing waits for its values, the loss is NaN instead.
     """
-
-    target_key = "present"
 
     def __init__(self, ignore_index: int = 255):
         super().__init__()
@@ -47,18 +40,14 @@ class SELoss(nn.Layer):
             shape = "(N, C, H, W)" if logit.ndim == 4 else f"shape {tuple(logit.shape)}"
             raise ConfigError(f"SELoss takes the (N, C) output of the SE layer, got {shape}: check the order "
                               "of loss.types against the model's outputs seg, aux, se")
-        if logit.dtype != paddle.float64:
-            logit = logit.astype("float32")
-        if label.ndim > 2:
-            label = class_presence(label, logit.shape[1], self.ignore_index)
-        elif tuple(label.shape) != tuple(logit.shape):
-            raise ConfigError(f"SELoss: logits of shape {tuple(logit.shape)} and present classes of shape "
-                              f"{tuple(label.shape)} aren't of the same images and classes")
-        return F.binary_cross_entropy_with_logits(logit, label.astype(logit.dtype))
+        check_label_values("SELoss", label, logit.shape[1], self.ignore_index)
+        logit = at_least_float32(logit)
+        present = class_presence(label, logit.shape[1], self.ignore_index)
+        return F.binary_cross_entropy_with_logits(logit, present.astype(logit.dtype))
 
 
 def class_presence(label: paddle.Tensor, num_classes: int, ignore_index: int) -> paddle.Tensor:
-    """Which classes each image holds: label (N, H, W) to (N, C), 1.0 or 0.0.
+    """Return which classes each image holds: label (N, H, W) to (N, C), 1.0 or 0.0; NaN for a label that is no class.
 
     The pixels of an image write into its C bins, and two more for ignored and for illegal values.
     """
@@ -69,8 +58,4 @@ def class_presence(label: paddle.Tensor, num_classes: int, ignore_index: int) ->
     none = paddle.zeros([label.shape[0], num_classes + 2])
     bins = paddle.put_along_axis(none, bin_of, 1.0, axis=1)
     present, illegal = bins[:, :num_classes], bins[:, -1:]
-    if not can_be_read(label):
-        return paddle.where((illegal > 0).expand_as(present), paddle.full_like(present, float("nan")), present)
-    if illegal.sum().item() > 0:
-        refuse_labels("SELoss", label.numpy(), num_classes, ignore_index)
-    return present
+    return paddle.where((illegal > 0).expand_as(present), paddle.full_like(present, float("nan")), present)
