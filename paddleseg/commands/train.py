@@ -60,7 +60,6 @@ def train(args: argparse.Namespace, save_dir: str, stop) -> int:
     from paddleseg import builder
     from paddleseg.core import early_stop, preflight, resume, run_dir
     from paddleseg.core import train as training
-    from paddleseg.launch import launcher
     from paddleseg.utils import device, distributed, logger
 
     config = builder.read_config(args)
@@ -94,7 +93,6 @@ def train(args: argparse.Namespace, save_dir: str, stop) -> int:
         if not finished:
             logger.info("configuration:\n" + builder.write_config(config, save_dir))
             builder.log_class_weights(config, train_dataset.class_names)
-    launcher.move_dumps(save_dir)
     distributed.barrier()
     training.train(model, criteria, optimizer, schedule, train_dataset, options, save_dir, val_dataset, infer_options,
                    resumed, config.plain(), stop)
