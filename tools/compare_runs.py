@@ -23,7 +23,7 @@ COLUMNS = ("run", "iterations", "best mIoU", "at iteration", "Acc", "Kappa", "Di
            "images/s")
 FIRST_CURVES = ("eval mIoU", "train loss", "train lr")
 NO_CURVES = ("epoch", "eta_sec", "commonest_class_mIoU")
-DASHES = {"": "", "7 4": " (dashed)", "2 3": " (dotted)"}  # SVG's, and in words
+STYLES = {"-": "", "--": " (dashed)", ":": " (dotted)"}  # matplotlib's, and in words
 
 
 class Run(NamedTuple):
@@ -101,12 +101,12 @@ def run_names(paths: Sequence[str]) -> List[str]:
 
 
 def curves(runs: Sequence[Run]) -> List[Tuple[str, list]]:
-    """(caption, a page.Line for each run that has it) of every finite number in the records."""
-    from paddleseg.report.page import LINE_COLORS, Line
+    """(caption, a plots.Line for each run that has it) of every finite number in the records."""
+    from paddleseg.report.plots import LINE_COLORS, Line
 
     found: Dict[str, list] = {caption: [] for caption in FIRST_CURVES}
     for number, run in enumerate(runs):
-        looks = LINE_COLORS[number % len(LINE_COLORS)], [*DASHES][number // len(LINE_COLORS) % len(DASHES)]
+        looks = LINE_COLORS[number % len(LINE_COLORS)], [*STYLES][number // len(LINE_COLORS) % len(STYLES)]
         for mode, records in (("train", run.train), ("eval", run.eval)):
             keys = dict.fromkeys(key for record in records for key, value in record.items()
                                  if _is_number(value) and key != "iter" and key not in NO_CURVES)
@@ -135,15 +135,16 @@ def _text(value) -> str:
 
 
 def write_page(runs: Sequence[Run], charts: Sequence[Tuple[str, list]], path: str) -> None:
-    from paddleseg.report import page
+    """Write the page; without matplotlib its curves are left out."""
+    from paddleseg.report import page, plots
     from paddleseg.utils.files import atomic_path
 
-    looks = {line.name + DASHES[line.dashes]: line.color for _, lines in charts for line in lines}
-    figures = [page.line_chart(caption, [line._replace(points=page.thinned(line.points)) for line in lines],
-                               "iteration") for caption, lines in charts]
+    looks = {line.name + STYLES[line.style]: line.color for _, lines in charts for line in lines}
+    figures = [page.figure(plots.curves([chart], "iteration", with_legend=False), chart[0], "chart")
+               for chart in charts if plots.can_plot()]
     parts = [page.section("Results", "Acc, Kappa and Dice are those of the best mIoU; images/s is the median of a "
                                      "process.", page.table(COLUMNS, map(result_row, runs), "results")),
-             page.section("Curves", "Of more than 500 points, neighbours are averaged.", page.legend(looks.items()),
+             page.section("Curves", "" if figures else plots.ADVICE, page.legend(looks.items()),
                           f'<div class="charts">{"".join(figures)}</div>')]
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(page.page(f"Comparison of {len(runs)} run{'s' * (len(runs) > 1)}", parts))
@@ -161,16 +162,16 @@ def compare(args: argparse.Namespace) -> int:
     try:
         write_page(runs, charts, target)
         if plots.can_plot():
-            plots.save_curves(args.save_dir, charts, "iteration")
+            plots.write_plots(args.save_dir, {"curves.png": plots.curves(charts, "iteration")})
         else:
-            logger.warning(f"no curves.png: {plots.ADVICE}; the page has the curves all the same")
+            logger.warning(plots.ADVICE)
     except OSError as error:
         raise RunError(f"--save_dir {args.save_dir}: can't be written ({error.strerror or error})") from error
     table = PrettyTable(list(COLUMNS), align="r")
     table.align["run"] = "l"
     table.add_rows([result_row(run) for run in runs])
     print(table.get_string())
-    print(f"the curves are in {target}")
+    print(f"the comparison is in {target}")
     return 0
 
 

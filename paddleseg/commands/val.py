@@ -51,14 +51,15 @@ def val(args: argparse.Namespace) -> int:
     logger.setup_logging(distributed.rank())
     device.start_process(options.device, options.threads)
 
-    plotter = report.open_folder(args.report) if args.report and distributed.rank() == 0 else None
+    if args.report and distributed.rank() == 0:
+        report.open_folder(args.report)
     dataset = builder.build_dataset(config, "val_dataset")
     model, infer_options = builder.build_trained_model(config, args.model_path), builder.build_infer_options(config)
     collector = Collector(dataset) if args.report else None
     scores = evaluate(model, dataset, infer_options, options.num_workers,
-                      collector.see if collector else None)
+                      collector.add if collector else None)
     log_scores(scores, dataset.class_names, len(dataset))
     if collector is not None:
-        report.write_report(args.report, plotter, scores, collector, model, dataset, infer_options, args.model_path,
+        report.write_report(args.report, scores, collector, model, dataset, infer_options, args.model_path,
                             config.dump())
     return 0

@@ -27,8 +27,8 @@ class Collector:
         self._shown = shown
         self._index_of = {pair[0]: index for index, pair in reversed(list(enumerate(dataset.file_list)))}
 
-    def see(self, path: str, pred: np.ndarray, label: np.ndarray, matrix: np.ndarray) -> None:
-        """Take note of an image; `matrix` is its own confusion matrix."""
+    def add(self, path: str, pred: np.ndarray, label: np.ndarray, matrix: np.ndarray) -> None:
+        """Count an image; `matrix` is its own confusion matrix."""
         self.sizes.add(pred, label)
         miou = Scores(matrix).miou
         if not math.isnan(miou) and path in self._index_of:

@@ -3,7 +3,6 @@
 Arrays are uint8 (H, W, 3) RGB.
 """
 
-import base64
 import os
 from typing import Dict, NamedTuple, Sequence
 
@@ -75,12 +74,6 @@ def panels(shown: Shown, palette: np.ndarray, ignore_index: int, max_width_px: i
 def encoded(picture: np.ndarray, suffix: str) -> bytes:
     """The bytes of a file, ".png" or ".jpg"."""
     return cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
-
-
-def data_uri(name: str, picture: np.ndarray) -> str:
-    """The picture for an HTML page; JPEG for photographs, PNG for what has few colours."""
-    suffix, kind = (".jpg", "jpeg") if name == "image" else (".png", "png")
-    return f"data:image/{kind};base64,{base64.b64encode(encoded(picture, suffix)).decode()}"
 
 
 def evaluation_pictures(model, dataset, options: InferOptions, count: int = 4) -> Dict[str, np.ndarray]:

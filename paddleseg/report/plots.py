@@ -1,72 +1,42 @@
-"""Plots as PNG files, for papers and slides. They need matplotlib, which is an optional dependency."""
+"""Charts as PNG files, for pages, papers and slides. They need matplotlib, which is an optional dependency."""
 
-import contextlib
-import importlib.util
+import io
 import logging
 import os
-import pickle
-import subprocess
-import sys
 import warnings
-from typing import Callable, List, Sequence
+from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 from paddleseg.core.metrics import Scores
-from paddleseg.report import page
 from paddleseg.report.objects import ObjectSizes, bin_names
-from paddleseg.utils import logger
 from paddleseg.utils.files import atomic_path
 
-ADVICE = "matplotlib isn't installed: `pip install matplotlib`"
+ADVICE = "no plots, as matplotlib can't be imported; `pip install matplotlib` brings it"
+LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#3d9fd6", "#7a5cc0", "#808080")
 # The first is matplotlib's own; the others have what it lacks, where they are installed.
 _FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC", "Arial Unicode MS"]
 
-_START = f"import sys; sys.path[:] = sys.argv[2:]; import {__name__} as plots; plots.main()"
+
+class Line(NamedTuple):
+    """A curve of a chart: (x, y) points, its colour and matplotlib's style of the line."""
+
+    name: str
+    points: Sequence[Tuple[float, float]]
+    color: str
+    style: str = "-"
 
 
 def can_plot() -> bool:
-    return importlib.util.find_spec("matplotlib") is not None
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
-class ReportPlotter:
-    """Draws the plots of a report in a process of its own, which imports matplotlib while the evaluation runs.
-
-    That process ends with this one, whatever ends it, as its input is closed then.
-    """
-
-    def __init__(self, folder: str):
-        self._process = subprocess.Popen(
-            # `-m` would take modules from the working directory, which may be a clone of PaddleSeg.
-            [sys.executable, "-c", _START, folder, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True)  # Ctrl-C is for the evaluation
-
-    def draw(self, scores: Scores, class_names: Sequence[str], sizes: ObjectSizes) -> None:
-        """Begin to draw."""
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as numbers:
-            numbers.write(pickle.dumps((scores, list(class_names), sizes)))
-        self._process.stdin = None
-
-    def written(self) -> List[str]:
-        """Wait for the plots; returns their names, none if they could not be drawn."""
-        answer, errors = self._process.communicate()
-        if self._process.returncode:
-            reason = errors.decode(errors="replace").strip().splitlines()[-1:]
-            logger.warning(f"the plots weren't drawn; the page has them all the same: {' '.join(reason)}")
-        return answer.decode().split()
-
-
-def main() -> None:
-    """The process of a ReportPlotter."""
-    import matplotlib.figure  # noqa: F401  (takes as long as the plots)
-
-    numbers = sys.stdin.buffer.read()
-    if numbers:
-        print("\n".join(save_report_plots(sys.argv[1], *pickle.loads(numbers))))
-
-
-def save_report_plots(folder: str, scores: Scores, class_names: Sequence[str], sizes: ObjectSizes) -> List[str]:
-    """Write the three plots of a report; returns their names."""
+def report_plots(scores: Scores, class_names: Sequence[str], sizes: ObjectSizes) -> Dict[str, bytes]:
+    """Draw the three plots of a report; returns PNG files by name."""
     classes = len(class_names)
     shares = scores.matrix / np.maximum(scores.matrix.sum(axis=1, keepdims=True), 1)
 
@@ -89,54 +59,59 @@ def save_report_plots(folder: str, scores: Scores, class_names: Sequence[str], s
         axes.tick_params(axis="x", rotation=25)
 
     side = max(4.0, 0.25 * classes)
-    return [_save(folder, "class_iou.png", (6, max(3.0, 0.22 * classes)), draw_iou),
-            _save(folder, "confusion_matrix.png", (side + 2.2, side + 1.2), draw_matrix),
-            _save(folder, "object_sizes.png", (7, 4), draw_sizes)]
+    return {"class_iou.png": _png((6, max(3.0, 0.22 * classes)), lambda figure: draw_iou(figure.subplots())),
+            "confusion_matrix.png": _png((side + 2.2, side + 1.2), lambda figure: draw_matrix(figure.subplots())),
+            "object_sizes.png": _png((7, 4), lambda figure: draw_sizes(figure.subplots()))}
 
 
-def save_curves(folder: str, charts: Sequence, x_label: str) -> List[str]:
-    """Write curves.png, a panel for each (caption, lines of page.Line)."""
+def curves(charts: Sequence[Tuple[str, Sequence[Line]]], x_label: str, with_legend: bool = True) -> bytes:
+    """Draw a panel for each (caption, lines); returns a PNG file."""
+    columns = min(2, len(charts))
+    rows = -(-len(charts) // columns)
+
     def draw(figure) -> None:
-        columns = min(2, len(charts))
-        panels = np.ravel(figure.subplots(-(-len(charts) // columns), columns, squeeze=False))
+        panels, handles = np.ravel(figure.subplots(rows, columns, squeeze=False)), {}
         for axes, (caption, lines) in zip(panels, charts):
             for line in lines:
-                axes.plot(*zip(*line.points), color=line.color, linewidth=1.3, label=line.name,
-                          linestyle=(0, tuple(map(float, line.dashes.split()))) if line.dashes else "-",
-                          marker="o" if len(line.points) < 30 else None, markersize=3)
+                handles[line.name], = axes.plot(
+                    *zip(*line.points), color=line.color, linestyle=line.style, linewidth=1.3, markersize=3,
+                    marker="o" if len(line.points) < 30 else None)
             axes.set(title=caption, xlabel=x_label)
         for axes in panels[len(charts):]:
             axes.set_axis_off()
-        handles = {line.name: handle for axes in panels[:len(charts)]
-                   for handle, line in zip(axes.get_lines(), charts[list(panels).index(axes)][1])}
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+        if with_legend:
+            figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
 
-    return [_save_figure(folder, "curves.png", (10, 0.6 + 3 * -(-len(charts) // 2)), draw)]
+    return _png((5 * columns, 0.6 * with_legend + 3 * rows), draw)
+
+
+def write_plots(folder: str, plots: Dict[str, bytes]) -> List[str]:
+    """Write files to a folder; returns their names."""
+    for name, content in plots.items():
+        with atomic_path(os.path.join(folder, name)) as temporary, open(temporary, "wb") as file:
+            file.write(content)
+    return list(plots)
 
 
 def _bars(draw: Callable, names: Sequence[str], values: np.ndarray) -> None:
-    """Bars of 0..1, their values on them; "-" for NaN."""
-    bars = draw(range(len(names)), np.nan_to_num(values), color=page.LINE_COLORS[0], tick_label=list(names))
+    """Draw bars of 0..1, their values on them; "-" for NaN."""
+    bars = draw(range(len(names)), np.nan_to_num(values), color=LINE_COLORS[0], tick_label=list(names))
     texts = ["-" if np.isnan(value) else f"{value:.3f}" for value in values]
     bars[0].axes.bar_label(bars, texts, padding=2, fontsize=8)
 
 
-def _save(folder: str, name: str, size, draw: Callable) -> str:
-    return _save_figure(folder, name, size, lambda figure: draw(figure.subplots()))
-
-
-def _save_figure(folder: str, name: str, size, draw: Callable) -> str:
-    """Draw on a new figure of a size in inches and write it; returns the file's name."""
+def _png(size: Tuple[float, float], draw: Callable) -> bytes:
+    """Draw on a new figure of a size in inches; returns a PNG file."""
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot, whose import takes as long as the plots
 
     style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
              "grid.color": "#e4e4e4", "axes.axisbelow": True, "legend.frameon": False, "font.family": _FONTS}
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns of each font that isn't there
+    file = io.BytesIO()
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box; the page has the letter
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box; the tables have the letter
         figure = Figure(figsize=size, dpi=120, layout="constrained")
         draw(figure)
-        with atomic_path(os.path.join(folder, name)) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
-    return name
+        figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()

@@ -3,7 +3,7 @@
 import datetime
 import html
 import os
-from typing import List, Optional, Sequence, Set
+from typing import Dict, List, Sequence, Set
 
 import numpy as np
 
@@ -20,10 +20,8 @@ from paddleseg.utils.files import atomic_path
 FILE = "report.html"
 
 
-def open_folder(folder: str) -> Optional[plots.ReportPlotter]:
+def open_folder(folder: str) -> None:
     """Make the report's folder before the evaluation, so that a bad name costs nothing.
-
-    Returns: what will draw the plots; None without matplotlib.
 
     Raises:
         RunError: it can't be written to.
@@ -36,18 +34,13 @@ def open_folder(folder: str) -> Optional[plots.ReportPlotter]:
     except OSError as error:
         raise RunError(f"--report {folder}: can't be written ({error.strerror or error}); name another folder"
                        ) from error
-    if plots.can_plot():
-        return plots.ReportPlotter(folder)
-    logger.warning(f"--report: no plots as PNG files, {plots.ADVICE}; the page has them all the same")
-    return None
 
 
-def write_report(folder: str, plotter: Optional[plots.ReportPlotter], scores: Scores, collector: Collector, model,
-                 dataset, options: InferOptions, weights: str, config: str) -> None:
+def write_report(folder: str, scores: Scores, collector: Collector, model, dataset, options: InferOptions,
+                 weights: str, config: str) -> None:
     """Write report.html and the plots; every process must call this, and rank 0 writes.
 
     Args:
-        plotter: what `open_folder` returned, on rank 0.
         scores: of the evaluation that the collector saw.
         weights: the file that was evaluated.
         config: the resolved configuration as text.
@@ -55,16 +48,16 @@ def write_report(folder: str, plotter: Optional[plots.ReportPlotter], scores: Sc
     collector.share()
     if distributed.rank() == 0:
         names, sizes = dataset.class_names, collector.sizes
-        if plotter is not None:
-            plotter.draw(scores, names, sizes)
-        parts = [page.numbers(headline(scores).items()), _facts(weights, dataset), _score_part(scores, names),
-                 _bar_part(scores, names), _size_part(sizes, names), _matrix_part(scores, names),
+        drawn = plots.report_plots(scores, names, sizes) if plots.can_plot() else {}
+        parts = [page.numbers(headline(scores).items()), _facts(weights, dataset), _score_part(scores, names, drawn),
+                 _size_part(sizes, names, drawn), _matrix_part(scores, names),
                  *_picture_parts(collector, model, dataset, options), _config_part(config)]
         path = os.path.join(folder, FILE)
         with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(page.page(f"Evaluation of {_run_name(weights)}", parts))
-        written = plotter.written() if plotter is not None else []
-        logger.info(f"the report is {path}" + (f", its plots are {', '.join(written)} beside it" if written else ""))
+        written = plots.write_plots(folder, drawn)
+        beside = f"its plots are {', '.join(written)} beside it" if written else plots.ADVICE
+        logger.info(f"the report is {path}; {beside}")
     distributed.barrier()
 
 
@@ -79,56 +72,47 @@ def _facts(weights: str, dataset) -> str:
             f"({html.escape(dataset.mode)}), {now}.</p>")
 
 
-def _score_part(scores: Scores, names: Sequence[str]) -> str:
+def _chart(drawn: Dict[str, bytes], name: str, caption: str) -> str:
+    return page.figure(drawn[name], caption, "chart") if drawn else f"<p>{html.escape(plots.ADVICE)}</p>"
+
+
+def _score_part(scores: Scores, names: Sequence[str], drawn: Dict[str, bytes]) -> str:
     note = ("“-” stands for a class that doesn't occur; it is left out of the means. Always predicting the commonest "
             f"class would give mIoU {scores.commonest_class_miou:.4f}.")
     if not scores.matrix.any():
         note = "No pixel of the labels is of a class, so there is nothing to score."
-    return page.section("Scores", note, page.table(SCORE_COLUMNS, class_rows(scores, names), "scores"))
+    return page.section("Scores", note, page.table(SCORE_COLUMNS, class_rows(scores, names), "scores"),
+                        _chart(drawn, "class_iou.png", "IoU of each class"))
 
 
-def _bar_part(scores: Scores, names: Sequence[str]) -> str:
-    rows = [(name, value, text) for name, value, (_, text, *_) in zip(names, scores.iou, class_rows(scores, names))]
-    return page.section("IoU of each class", "", page.bars(rows))
-
-
-def _size_part(sizes: ObjectSizes, names: Sequence[str]) -> str:
-    """The mean over classes as bars, and every class by size."""
-    bins, iou, objects = bin_names(), sizes.iou, sizes.objects
+def _size_part(sizes: ObjectSizes, names: Sequence[str], drawn: Dict[str, bytes]) -> str:
+    """The mean over classes, and every class by size."""
     note = ("An object is a connected component of a class in the labels (diagonal neighbours connect); its size is "
             "the square root of its area, in pixels of the label. The IoU of a size is hits / (pixels of the true "
             "objects of that size + wrong pixels in predicted objects of that size), so that the counts of all sizes "
-            "together give the class's IoU. The bars are means over the classes that have such objects.")
-    bars = [(f"{name} ({count:,} objects)", value, _score_text(value))
-            for name, value, count in zip(bins, sizes.mean_iou, objects.sum(axis=0))]
-    rows = [(name, [_size_cell(value, count) for value, count in zip(*row)])
-            for name, row in zip(names, zip(iou, objects))]
-    return page.section("IoU by the size of objects", note, page.bars(bars), "<h3>Each class</h3>", page.heat_map(
-        ["class", *bins], rows, "sizes", "{row}, {column}: {count} objects, IoU {share}"))
+            "together give the class's IoU. The mean is over the classes that have such objects.")
+    rows = [("mean of classes", sizes.mean_iou, sizes.objects.sum(axis=0)), *zip(names, sizes.iou, sizes.objects)]
+    cells = [[name, *(_size_cell(*cell) for cell in zip(values, counts))] for name, values, counts in rows]
+    return page.section("IoU by the size of objects", note, page.table(["class", *bin_names()], cells, "sizes"),
+                        _chart(drawn, "object_sizes.png", "mean of classes"))
 
 
-def _score_text(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.4f}"
-
-
-def _size_cell(value: float, count: int) -> page.Cell:
-    return page.Cell(_score_text(value), 0 if np.isnan(value) else 100 * value, int(count))
+def _size_cell(iou: float, objects: int) -> page.Cell:
+    text, percent = ("-", 0) if np.isnan(iou) else (f"{iou:.4f}", 100 * iou)
+    return page.Cell(text, f"{objects:,} objects", percent)
 
 
 def _matrix_part(scores: Scores, names: Sequence[str]) -> str:
     """Percent of each true class; blue is right, red wrong."""
-    totals = scores.matrix.sum(axis=1)
-    rows = []
-    for true, (name, counts, total) in enumerate(zip(names, scores.matrix.tolist(), totals.tolist())):
-        shares = [100 * count / total if total else 0.0 for count in counts]
-        rows.append((name, [page.Cell(f"{share:.0f}" if share >= 0.5 else "", share, count, f"{share:.2f}",
-                                      true == predicted)
-                            for predicted, (share, count) in enumerate(zip(shares, counts))]))
+    shares = 100 * scores.matrix / np.maximum(scores.matrix.sum(axis=1, keepdims=True), 1)
+    rows = [[name, *(page.Cell(f"{share:.0f}" if share >= 0.5 else "", f"{count:,} pixels, {share:.2f} %", share,
+                               true == predicted)
+                     for predicted, (count, share) in enumerate(zip(scores.matrix[true], shares[true])))]
+            for true, name in enumerate(names)]
     note = ("A row is a true class, a column what was predicted, and a cell the percentage of the row's pixels (blank "
             "below 0.5); a row of a class that doesn't occur is empty.")
-    words = "true {row}, predicted {column}: {count} pixels, {share} % of {row}"
-    heat_map = page.heat_map(["true \\ predicted", *names], rows, "matrix", words)
-    return page.section("Confusion matrix", note, heat_map, *_confusion_table(scores.matrix, names))
+    return page.section("Confusion matrix", note, page.table(["true \\ predicted", *names], rows, "matrix"),
+                        *_confusion_table(scores.matrix, names))
 
 
 def _confusion_table(matrix: np.ndarray, names: Sequence[str], most: int = 10) -> List[str]:
@@ -159,9 +143,8 @@ def _image(miou: float, shown: pictures.Shown, colors: np.ndarray, ignore_index:
     """The pictures of a sample; the values of its label and its prediction are added to `seen`."""
     seen.update(np.unique(shown.label).tolist(), np.unique(shown.pred).tolist())
     drawn = pictures.panels(shown, colors, ignore_index, pictures.REPORT_WIDTH_PX)
-    cells = "".join(f'<figure><img class="{"photo" if name == "image" else "flat"}" alt="{name}" '
-                    f'src="{pictures.data_uri(name, picture)}"><figcaption>{name}</figcaption></figure>'
-                    for name, picture in drawn.items())
+    cells = "".join(page.figure(pictures.encoded(picture, ".jpg" if name == "image" else ".png"), name,
+                                "photo" if name == "image" else "flat") for name, picture in drawn.items())
     return f'<h3>{html.escape(shown.path)}: mIoU {miou:.4f}</h3><div class="panels">{cells}</div>'
 
 

@@ -56,10 +56,10 @@ def test_curves_are_every_finite_number_the_main_ones_first(tmp_path):
     assert [(line.name, line.points) for line in found["train custom"]] == [("b", [(5, 1)])]
 
 
-def test_more_runs_than_colours_differ_in_their_dashes(tmp_path):
+def test_more_runs_than_colours_differ_in_their_style(tmp_path):
     path = write_run(tmp_path / "a", records())
     lines = dict(curves([read_run(path, str(number)) for number in range(20)]))["train loss"]
-    assert len({(line.color, line.dashes) for line in lines}) == 20
+    assert len({(line.color, line.style) for line in lines}) == 20
 
 
 @pytest.mark.parametrize("paths, names", [
@@ -81,8 +81,8 @@ def test_the_page_the_plot_and_what_is_printed(tmp_path, capsys):
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines()
              if line.startswith("| ")]
     assert rows == lines and [row[2] for row in rows[1:]] == ["0.5000", "0.6250"]
-    assert text.count('class="line"') == 2 * text.count("<figure>") == 2 * 8
     pytest.importorskip("matplotlib")
+    assert text.count("<figure>") == 8
     with Image.open(tmp_path / "out" / "c" / "curves.png") as picture:
         assert picture.format == "PNG" and min(picture.size) > 600
 
