@@ -44,6 +44,7 @@ tbody th { font-weight: 400; }
 .numbers b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 12px; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); min-width: 0; }
+body > figure { width: fit-content; margin-top: 10px; }
 figure img { max-width: 100%; height: auto; display: block; }
 @media (prefers-color-scheme: dark) { img.chart { filter: invert(.88) hue-rotate(180deg); } }
 figcaption { padding: 4px 10px 8px; overflow-wrap: anywhere; }
