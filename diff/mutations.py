@@ -23,7 +23,7 @@ from typing import List, NamedTuple, Optional, Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diff import check
-from paddleseg.utils.device import usable_cores
+from paddleseg.utils.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("configs", "diff", "paddleseg")

@@ -173,7 +173,7 @@ class Side:
 
     def __init__(self, setup, weights: Mapping[str, np.ndarray], dtype: str, folder: Optional[str] = None,
                  threads: Optional[int] = None):
-        from paddleseg.utils.device import usable_cores
+        from paddleseg.utils.cores import usable_cores
 
         self._worker = Worker(folder)
         self._setup = setup

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diff import check, report
 from paddleseg.cvlibs.errors import SegError
-from paddleseg.utils.device import usable_cores
+from paddleseg.utils.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = "diff"

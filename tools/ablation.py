@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.utils.cli import add_debug_flag, run_main
-from paddleseg.utils.device import usable_cores
+from paddleseg.utils.cores import usable_cores
 from paddleseg.utils.files import atomic_path
 
 ROOT = str(Path(__file__).resolve().parents[1])

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import ConfigError, DataError
 from paddleseg.utils.cli import add_debug_flag, add_plugins_flag, run_main
-from paddleseg.utils.device import usable_cores
+from paddleseg.utils.cores import usable_cores
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:

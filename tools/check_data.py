@@ -43,7 +43,7 @@ from paddleseg.datasets.class_weights import weights_in_words
 from paddleseg.datasets.dataset import find_listed, name_classes
 from paddleseg.transforms.image_io import is_turned
 from paddleseg.utils.cli import add_debug_flag, printable, run_main
-from paddleseg.utils.device import usable_cores
+from paddleseg.utils.cores import usable_cores
 from paddleseg.utils.parallel import map_parallel
 
 CUSTOM_FLAGS = ("train_path", "val_path", "test_path",

@@ -14,8 +14,13 @@ import platform
 import shutil
 import sys
 import warnings
+from pathlib import Path
 
 import gpus
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from paddleseg.utils.cores import usable_cores
 
 # Module name -> the packages of which any one brings it.
 PACKAGES = {
@@ -113,10 +118,6 @@ def check_shared_memory(free_bytes):
         return []
     return [("note", f"{SHARED_MEMORY} has {free_bytes / 1e6:.0f} MB free, too little for loader workers: start "
                      "the container with --shm-size=8g, or train with --num_workers 0")]
-
-
-def usable_cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def probe_paddle():

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from paddleseg.cvlibs.errors import ConfigError, DataError
 from paddleseg.datasets.cityscapes import LABEL_FOLDER, TRAIN_IDS_ENDING, check_folders
 from paddleseg.utils.cli import add_debug_flag, run_main
-from paddleseg.utils.device import usable_cores
+from paddleseg.utils.cores import usable_cores
 from paddleseg.utils.parallel import map_parallel
 
 POLYGONS_ENDING = "_gtFine_polygons.json"

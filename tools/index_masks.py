@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from paddleseg.cvlibs.errors import ConfigError, DataError, RunError
 from paddleseg.transforms.image_io import read_image, write_png
 from paddleseg.utils.cli import add_debug_flag, printable, run_main
-from paddleseg.utils.device import usable_cores
+from paddleseg.utils.cores import usable_cores
 from paddleseg.utils.files import atomic_path
 from paddleseg.utils.palette import color_map
 from paddleseg.utils.parallel import map_parallel

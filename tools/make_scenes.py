@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import ConfigError, DataError
 from paddleseg.utils.cli import add_debug_flag, run_main
-from paddleseg.utils.device import usable_cores
+from paddleseg.utils.cores import usable_cores
 from paddleseg.utils.parallel import map_parallel
 from scenes.layout import draw_scene
 from tools.convert_cityscapes import POLYGONS_ENDING, convert_file

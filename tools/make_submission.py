@@ -24,7 +24,7 @@ from paddleseg.datasets.cityscapes import cityscapes_images
 from paddleseg.datasets.cityscapes_server import SIZE, TEST_IMAGES, check_frames, class_label_ids, frame_of
 from paddleseg.transforms.image_io import read_label
 from paddleseg.utils.cli import add_debug_flag, printable, run_main
-from paddleseg.utils.device import usable_cores
+from paddleseg.utils.cores import usable_cores
 from paddleseg.utils.files import atomic_path
 from paddleseg.utils.parallel import map_parallel
 

@@ -6,34 +6,22 @@ from typing import Optional, Set, Tuple
 
 from paddleseg.cvlibs.errors import RunError
 from paddleseg.utils import distributed, logger
+from paddleseg.utils.cores import usable_cores
 
-# What a CPU must be able to do -> the kernels of MKL 2019 that do it, by MKL_DEBUG_CPU_TYPE; the first match counts.
+# Needed CPU flags -> the kernels of MKL 2019 that use them, by MKL_DEBUG_CPU_TYPE; the first match counts.
 _MKL_KERNELS = (({"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}, "7"), ({"avx2", "fma"}, "5"))
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, or less where a container's quota says so."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            quota, period = file.read().split()
-        if quota != "max":
-            cores = min(cores, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass  # no cgroup v2 here
-    return cores
-
-
 def default_threads() -> int:
-    """CPU threads of this process: its share of the cores."""
+    """Return the number of CPU threads of this process: its share of the cores."""
     return max(1, usable_cores() // distributed.local_world_size())
 
 
 def set_threads(threads: int) -> None:
     """Let Paddle use `threads` CPU threads.
 
-    `import paddle` sets OMP_NUM_THREADS=1 where it is unset, so that Paddle alone would
-    use one core; this call undoes it after the import. It chooses MKL's kernels too, see `use_fast_kernels`.
+    `import paddle` sets OMP_NUM_THREADS=1 where it is unset; this call undoes it after the import. It chooses MKL's
+    kernels too, see `use_fast_kernels`.
     """
     import paddle
 
@@ -57,7 +45,7 @@ def use_fast_kernels() -> None:
 
 
 def fast_kernels() -> Optional[str]:
-    """The value of MKL_DEBUG_CPU_TYPE for this CPU; None where MKL chooses well itself."""
+    """Return the value of MKL_DEBUG_CPU_TYPE for this CPU; None where MKL chooses well itself."""
     vendor, flags = _cpu()
     if vendor != "AuthenticAMD":
         return None
@@ -65,7 +53,7 @@ def fast_kernels() -> Optional[str]:
 
 
 def _cpu() -> Tuple[str, Set[str]]:
-    """The vendor and the abilities of the CPU, as Linux names them; nothing elsewhere."""
+    """Return the vendor and the abilities of the CPU, as Linux names them; nothing elsewhere."""
     facts = {}
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
@@ -78,7 +66,7 @@ def _cpu() -> Tuple[str, Set[str]]:
 
 
 def default_workers() -> int:
-    """Processes that read data: up to 4, this process's share of the cores but one."""
+    """Return the number of processes that read data: up to 4, this process's share of the cores but one."""
     return min(4, max(0, usable_cores() // distributed.local_world_size() - 1))
 
 
@@ -105,7 +93,7 @@ def set_device(device: str) -> str:
 
 
 def start_process(device: str, threads: int) -> None:
-    """Choose the device, join the other processes, set the threads, and say what the run uses."""
+    """Choose the device, join the other processes, set the threads, and log what the run uses."""
     import paddle
 
     chosen = set_device(device)

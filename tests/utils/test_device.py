@@ -4,20 +4,20 @@ import paddle
 import pytest
 
 from paddleseg.cvlibs.errors import RunError
-from paddleseg.utils import device
+from paddleseg.utils import cores, device
 
 no_gpu = pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="needs a CPU build of Paddle")
 
 
 @pytest.fixture
-def cores(monkeypatch):
+def eight_cores(monkeypatch):
     """A machine of eight cores without a quota."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
 
     def no_such_file(*args, **kwargs):
         raise FileNotFoundError
 
-    monkeypatch.setattr(device, "open", no_such_file, raising=False)
+    monkeypatch.setattr(cores, "open", no_such_file, raising=False)
 
 
 @no_gpu
@@ -42,7 +42,7 @@ def test_float32_products_are_float32_on_a_gpu(monkeypatch):
     assert device.set_device("auto") == "gpu" and switched == [False]
 
 
-def test_a_process_takes_its_share_of_the_cores(cores, monkeypatch):
+def test_a_process_takes_its_share_of_the_cores(eight_cores, monkeypatch):
     assert device.default_threads() == 8
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "4")
     assert device.default_threads() == 2 and device.default_workers() == 1
@@ -62,11 +62,11 @@ def test_paddle_gets_its_threads(monkeypatch):
 def test_a_containers_quota_counts(monkeypatch, tmp_path, text, cores_allowed):
     (tmp_path / "cpu.max").write_text(text)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(device, "open", lambda *args, **kwargs: open(tmp_path / "cpu.max"), raising=False)
-    assert device.usable_cores() == cores_allowed
+    monkeypatch.setattr(cores, "open", lambda *args, **kwargs: open(tmp_path / "cpu.max"), raising=False)
+    assert cores.usable_cores() == cores_allowed
 
 
-def test_default_workers_leave_a_core_to_the_model(cores, monkeypatch):
+def test_default_workers_leave_a_core_to_the_model(eight_cores, monkeypatch):
     assert device.default_workers() == 4
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     assert device.default_workers() == 0
