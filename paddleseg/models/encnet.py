@@ -15,8 +15,9 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from paddleseg.cvlibs import manager
-from paddleseg.models import layers
-from paddleseg.models.layers.conv_bn import make_dropout
+from paddleseg.models.layers.conv_bn import AuxLayer, ConvBNReLU, SyncBatchNorm, make_dropout, use_unbiased_variance
+from paddleseg.models.layers.encoding import Encoding
+from paddleseg.models.layers.resize import resize
 
 
 class EncModule(nn.Layer):
@@ -35,11 +36,11 @@ class EncModule(nn.Layer):
 
     def __init__(self, in_channels: int, num_codes: int, conv_bias: bool = True):
         super().__init__()
-        self.encoding_project = layers.ConvBNReLU(in_channels, in_channels, 1, padding=0,
+        self.encoding_project = ConvBNReLU(in_channels, in_channels, 1, padding=0,
                                                   bias_attr=None if conv_bias else False)
         self.encoding = nn.Sequential(
-            layers.Encoding(in_channels, num_codes),
-            layers.SyncBatchNorm(num_codes, single_process=nn.BatchNorm1D),
+            Encoding(in_channels, num_codes),
+            SyncBatchNorm(num_codes, single_process=nn.BatchNorm1D),
             nn.ReLU())
         self.fc = nn.Sequential(nn.Linear(in_channels, in_channels), nn.Sigmoid())
 
@@ -91,24 +92,24 @@ class EncNet(nn.Layer):
         bias_attr = None if conv_bias else False
         in_channels = [backbone.feat_channels[index] for index in backbone_indices]
 
-        self.bottleneck = layers.ConvBNReLU(in_channels[-1], mid_channels, 3, padding=1, bias_attr=bias_attr)
+        self.bottleneck = ConvBNReLU(in_channels[-1], mid_channels, 3, padding=1, bias_attr=bias_attr)
         self.lateral_convs = None
         if add_lateral:
             self.lateral_convs = nn.LayerList(
-                [layers.ConvBNReLU(channels, mid_channels, 1, padding=0, bias_attr=bias_attr)
+                [ConvBNReLU(channels, mid_channels, 1, padding=0, bias_attr=bias_attr)
                  for channels in in_channels[:-1]])
-            self.fusion = layers.ConvBNReLU(len(in_channels) * mid_channels, mid_channels, 3, padding=1,
+            self.fusion = ConvBNReLU(len(in_channels) * mid_channels, mid_channels, 3, padding=1,
                                             bias_attr=bias_attr)
         self.enc_module = EncModule(mid_channels, num_codes, conv_bias)
         self.dropout = make_dropout(dropout, spatial_dropout)
         self.head = nn.Conv2D(mid_channels, num_classes, 1)
-        self.fcn_head = layers.AuxLayer(backbone.feat_channels[2], aux_channels or mid_channels, num_classes,
+        self.fcn_head = AuxLayer(backbone.feat_channels[2], aux_channels or mid_channels, num_classes,
                                         aux_dropout, spatial_dropout, bias_attr)
         self.se_layer = nn.Linear(mid_channels, num_classes) if use_se_loss else None
         if not use_se_loss:
             self.loss_names = ("seg", "aux")
         if unbiased_variance:
-            layers.use_unbiased_variance(self)
+            use_unbiased_variance(self)
         if pretrained is not None:
             from paddleseg.weights.load import load_pretrained
             load_pretrained(self, pretrained)
@@ -119,7 +120,7 @@ class EncNet(nn.Layer):
         logits = [self.head(self.dropout(feat))]
         if self.training:
             logits.append(self.fcn_head(feats[2]))
-        logits = [layers.resize(logit, x, self.align_corners) for logit in logits]
+        logits = [resize(logit, x, self.align_corners) for logit in logits]
         if self.training and self.se_layer is not None:
             logits.append(self.se_layer(encoding_feat))
         return logits
@@ -129,6 +130,6 @@ class EncNet(nn.Layer):
         feat = self.bottleneck(feats[-1])
         if self.lateral_convs is None:
             return feat
-        laterals = [layers.resize(lateral_conv(feats[index]), feat, self.align_corners)
+        laterals = [resize(lateral_conv(feats[index]), feat, self.align_corners)
                     for index, lateral_conv in enumerate(self.lateral_convs)]
         return self.fusion(paddle.concat([feat, *laterals], axis=1))

@@ -12,8 +12,8 @@ import paddle
 import paddle.nn as nn
 
 from paddleseg.cvlibs import manager
-from paddleseg.models import layers
-from paddleseg.models.layers.conv_bn import make_dropout
+from paddleseg.models.layers.conv_bn import AuxLayer, ConvBNReLU, make_dropout, use_unbiased_variance
+from paddleseg.models.layers.resize import resize
 
 
 class FCNHead(nn.Layer):
@@ -28,7 +28,7 @@ class FCNHead(nn.Layer):
     def __init__(self, in_channels: int, channels: int, num_classes: int, dropout: float,
                  spatial_dropout: bool, bias_attr: Optional[bool]):
         super().__init__()
-        self.conv_1 = layers.ConvBNReLU(in_channels, channels, 3, padding=1, bias_attr=bias_attr)
+        self.conv_1 = ConvBNReLU(in_channels, channels, 3, padding=1, bias_attr=bias_attr)
         self.dropout = make_dropout(dropout, spatial_dropout)
         self.cls = nn.Conv2D(channels, num_classes, 1)
 
@@ -71,10 +71,10 @@ class FCN(nn.Layer):
         bias_attr = None if conv_bias else False
         self.head = FCNHead(backbone.feat_channels[-1], channels, num_classes, dropout, spatial_dropout,
                             bias_attr)
-        self.fcn_head = layers.AuxLayer(backbone.feat_channels[2], aux_channels or channels, num_classes,
+        self.fcn_head = AuxLayer(backbone.feat_channels[2], aux_channels or channels, num_classes,
                                         aux_dropout, spatial_dropout, bias_attr)
         if unbiased_variance:
-            layers.use_unbiased_variance(self)
+            use_unbiased_variance(self)
         if pretrained is not None:
             from paddleseg.weights.load import load_pretrained
             load_pretrained(self, pretrained)
@@ -84,4 +84,4 @@ class FCN(nn.Layer):
         logits = [self.head(feats[-1])]
         if self.training:
             logits.append(self.fcn_head(feats[2]))
-        return [layers.resize(logit, x, self.align_corners) for logit in logits]
+        return [resize(logit, x, self.align_corners) for logit in logits]

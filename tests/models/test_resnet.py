@@ -109,9 +109,9 @@ def test_only_stride_2_shortcuts_of_vd_pool(variant, pooled):
     assert [short._conv._stride[0] for short in shortcuts] == [1, 1 if pooled else 2, 1, 1]
 
 
-def test_the_pooled_shortcut_averages_the_pixels_that_exist():
+def test_avg_down_averages_the_pixels_that_exist():
     image = np.arange(15, dtype="float32").reshape(1, 1, 3, 5)
-    out = Shortcut(1, 2, stride=2, pooled=True).pool(paddle.to_tensor(image))
+    out = Shortcut(1, 2, stride=2, avg_down=True).pool(paddle.to_tensor(image))
     np.testing.assert_array_equal(out.numpy()[0, 0], [[3, 5, 6.5], [10.5, 12.5, 14]])
 
 

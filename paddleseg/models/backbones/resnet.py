@@ -22,7 +22,7 @@ import paddle.nn.functional as F
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
-from paddleseg.models import layers
+from paddleseg.models.layers.conv_bn import ConvBN, ConvBNReLU, add_relu
 
 
 class Variant(NamedTuple):
@@ -30,30 +30,17 @@ class Variant(NamedTuple):
 
     stem_kernel: int
     stem_halves: Sequence[int]
-    pooled_shortcut: bool  # stride-2 shortcuts average 2x2 pixels, instead of taking every other one
+    avg_down: bool  # shortcuts of stride 2 average 2x2 pixels, instead of taking every other one
     projects_first: bool  # stage 1 starts with a projection even where the shape stays
 
 
-class Depth(NamedTuple):
-    """Blocks for each stage, and their kind."""
-
-    blocks: Sequence[int]
-    is_bottleneck: bool
-
-
 VARIANTS = {
-    "vd": Variant(3, (1, 1, 2), pooled_shortcut=True, projects_first=True),
-    "v1b": Variant(7, (2,), pooled_shortcut=False, projects_first=False),
-    "v1c": Variant(3, (1, 1, 2), pooled_shortcut=False, projects_first=False),
-    "v1s": Variant(3, (2, 2, 4), pooled_shortcut=False, projects_first=False),
+    "vd": Variant(3, (1, 1, 2), avg_down=True, projects_first=True),
+    "v1b": Variant(7, (2,), avg_down=False, projects_first=False),
+    "v1c": Variant(3, (1, 1, 2), avg_down=False, projects_first=False),
+    "v1s": Variant(3, (2, 2, 4), avg_down=False, projects_first=False),
 }
-DEPTHS = {
-    18: Depth((2, 2, 2, 2), is_bottleneck=False),
-    34: Depth((3, 4, 6, 3), is_bottleneck=False),
-    50: Depth((3, 4, 6, 3), is_bottleneck=True),
-    101: Depth((3, 4, 23, 3), is_bottleneck=True),
-    152: Depth((3, 8, 36, 3), is_bottleneck=True),
-}
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # blocks
 # output stride -> (stride, dilation) of each stage; a stage that doesn't halve the map doubles the dilation.
 STAGES = {
     8: ((1, 1), (2, 1), (1, 2), (1, 4)),
@@ -62,15 +49,14 @@ STAGES = {
 }
 
 
-class Shortcut(layers.ConvBN):
+class Shortcut(ConvBN):
     """The projection beside a block: 1x1, with its stride in the convolution or in an average pool before."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, pooled: bool):
-        pooled = pooled and stride > 1
-        super().__init__(in_channels, out_channels, 1, stride=1 if pooled else stride, padding=0,
-                         bias_attr=False)
+    def __init__(self, in_channels: int, out_channels: int, stride: int, avg_down: bool):
+        avg_down = avg_down and stride > 1
+        super().__init__(in_channels, out_channels, 1, stride=1 if avg_down else stride, padding=0, bias_attr=False)
         # At an odd edge the pool averages the pixels that are there (exclusive), as every reference does.
-        self.pool = nn.AvgPool2D(stride, stride, ceil_mode=True, exclusive=True) if pooled else None
+        self.pool = nn.AvgPool2D(stride, stride, ceil_mode=True, exclusive=True) if avg_down else None
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         if self.pool is not None:
@@ -95,12 +81,12 @@ class Block(nn.Layer):
         super().__init__()
         wide = dict(kernel_size=3, padding=dilation, dilation=dilation, bias_attr=False)
         if is_bottleneck:
-            self.conv0 = layers.ConvBNReLU(in_channels, width, 1, padding=0, bias_attr=False)
-            self.conv1 = layers.ConvBNReLU(width, width, stride=stride, **wide)
-            self.conv2 = layers.ConvBN(width, 4 * width, 1, padding=0, bias_attr=False)
+            self.conv0 = ConvBNReLU(in_channels, width, 1, padding=0, bias_attr=False)
+            self.conv1 = ConvBNReLU(width, width, stride=stride, **wide)
+            self.conv2 = ConvBN(width, 4 * width, 1, padding=0, bias_attr=False)
         else:
-            self.conv0 = layers.ConvBNReLU(in_channels, width, stride=stride, **wide)
-            self.conv1 = layers.ConvBN(width, width, **wide)
+            self.conv0 = ConvBNReLU(in_channels, width, stride=stride, **wide)
+            self.conv1 = ConvBN(width, width, **wide)
             self.conv2 = None
         self.short = short
 
@@ -108,7 +94,7 @@ class Block(nn.Layer):
         branch = self.conv1(self.conv0(x))
         if self.conv2 is not None:
             branch = self.conv2(branch)
-        return layers.add_relu(branch, x if self.short is None else self.short(x))
+        return add_relu(branch, x if self.short is None else self.short(x))
 
 
 class ResNet(nn.Layer):
@@ -148,13 +134,12 @@ class ResNet(nn.Layer):
                  base_channels: int = 64, in_channels: int = 3, pretrained: Optional[str] = None,
                  frozen_stages: int = 0, recompute_stages: Sequence[int] = ()):
         super().__init__()
-        blocks, is_bottleneck = DEPTHS[depth]
-        row = VARIANTS[variant]
-        name = f"ResNet{depth}_{variant}"
-        _check(name, blocks[3], output_stride, multi_grid, base_channels)
-        _check_stages(name, frozen_stages, recompute_stages)
+        blocks, self._is_bottleneck, self._variant = DEPTHS[depth], depth >= 50, VARIANTS[variant]
+        fault = _find_fault(blocks[3], output_stride, multi_grid, base_channels, frozen_stages, recompute_stages)
+        if fault:
+            raise ConfigError(f"ResNet{depth}_{variant}: {fault}")
         self.layers = depth
-        channels = self._add_stem(row, in_channels, base_channels)
+        channels = self._add_stem(in_channels, base_channels)
         self._stages = []
         self.feat_channels = []
         for stage, (stride, dilation) in enumerate(STAGES[output_stride]):
@@ -162,7 +147,7 @@ class ResNet(nn.Layer):
             dilations = block_dilations(blocks[stage], dilation, contract_dilation)
             if stage == 3:
                 dilations = apply_multi_grid(dilations, multi_grid)
-            channels = self._add_stage(row, channels, width, stride, dilations, is_bottleneck)
+            channels = self._add_stage(channels, width, stride, dilations)
             self.feat_channels.append(channels)
         if pretrained is not None:
             from paddleseg.weights.load import load_pretrained
@@ -171,30 +156,28 @@ class ResNet(nn.Layer):
         if frozen_stages:
             self._freeze([*self._stem, *itertools.chain(*self._stages[:frozen_stages])])
 
-    def _add_stem(self, row: Variant, in_channels: int, base_channels: int) -> int:
+    def _add_stem(self, in_channels: int, base_channels: int) -> int:
         """Add conv1_1 and following; returns the channels of the last."""
-        self._stem = []
-        for index, halves in enumerate(row.stem_halves):
+        kernel, self._stem = self._variant.stem_kernel, []
+        for index, halves in enumerate(self._variant.stem_halves):
             out_channels = halves * base_channels // 2
             self._stem.append(f"conv1_{index + 1}")
-            self.add_sublayer(self._stem[-1], layers.ConvBNReLU(
-                in_channels, out_channels, row.stem_kernel, stride=2 if index == 0 else 1,
-                padding=row.stem_kernel // 2, bias_attr=False))
+            self.add_sublayer(self._stem[-1], ConvBNReLU(in_channels, out_channels, kernel, padding=kernel // 2,
+                                                         stride=2 if index == 0 else 1, bias_attr=False))
             in_channels = out_channels
         return in_channels
 
-    def _add_stage(self, row: Variant, in_channels: int, width: int, stride: int,
-                   dilations: Sequence[int], is_bottleneck: bool) -> int:
+    def _add_stage(self, in_channels: int, width: int, stride: int, dilations: Sequence[int]) -> int:
         """Add the next stage's blocks, one for each dilation; returns their channels."""
-        out_channels = 4 * width if is_bottleneck else width
+        out_channels = 4 * width if self._is_bottleneck else width
         names = []
         for index, dilation in enumerate(dilations):
             short = None
-            if index == 0 and (row.projects_first or stride > 1 or in_channels != out_channels):
-                short = Shortcut(in_channels, out_channels, stride, row.pooled_shortcut)
+            if index == 0 and (self._variant.projects_first or stride > 1 or in_channels != out_channels):
+                short = Shortcut(in_channels, out_channels, stride, self._variant.avg_down)
             names.append(f"bb_{len(self._stages)}_{index}")
             self.add_sublayer(names[-1], Block(in_channels, width, stride if index == 0 else 1, dilation,
-                                               is_bottleneck, short))
+                                               self._is_bottleneck, short))
             in_channels = out_channels
         self._stages.append(names)
         return out_channels
@@ -267,26 +250,23 @@ def apply_multi_grid(dilations: Sequence[int], multi_grid: Sequence[int]) -> Lis
     return [dilation * multi_grid[index] for index, dilation in enumerate(dilations)]
 
 
-def _check(name: str, last_blocks: int, output_stride: int, multi_grid: Sequence[int],
-           base_channels: int) -> None:
+def _find_fault(last_blocks: int, output_stride: int, multi_grid: Sequence[int], base_channels: int,
+                frozen_stages: int, recompute_stages: Sequence[int]) -> Optional[str]:
+    """The first argument that can't be, and the fix."""
     if output_stride not in STAGES:
-        raise ConfigError(f"{name}: output_stride is {output_stride}; choose 8, 16 or 32")
+        return f"output_stride is {output_stride}; choose 8, 16 or 32"
     if base_channels < 2 or base_channels % 2:
-        raise ConfigError(f"{name}: base_channels is {base_channels}; choose an even number from 2 up")
+        return f"base_channels is {base_channels}; choose an even number from 2 up"
     if any(factor < 1 for factor in multi_grid):
-        raise ConfigError(f"{name}: multi_grid is {list(multi_grid)}; its factors start at 1")
+        return f"multi_grid is {list(multi_grid)}; its factors start at 1"
     if any(factor != 1 for factor in multi_grid) and len(multi_grid) != last_blocks:
-        raise ConfigError(f"{name}: multi_grid is {list(multi_grid)}; give {last_blocks} factors, "
-                          "one for each block of stage 4")
-
-
-def _check_stages(name: str, frozen_stages: int, recompute_stages: Sequence[int]) -> None:
+        return f"multi_grid is {list(multi_grid)}; give {last_blocks} factors, one for each block of stage 4"
     if not 0 <= frozen_stages <= 4:
-        raise ConfigError(f"{name}: frozen_stages is {frozen_stages}; choose 0 to 4")
-    for stage in recompute_stages:
-        if not frozen_stages < stage <= 4:
-            raise ConfigError(f"{name}: recompute_stages is {list(recompute_stages)}; choose stages from "
-                              f"{frozen_stages + 1} to 4" + (", as others are frozen" if frozen_stages else ""))
+        return f"frozen_stages is {frozen_stages}; choose 0 to 4"
+    if not all(frozen_stages < stage <= 4 for stage in recompute_stages):
+        return (f"recompute_stages is {list(recompute_stages)}; choose stages from {frozen_stages + 1} to 4"
+                + (", as others are frozen" if frozen_stages else ""))
+    return None
 
 
 def _make_constructor(depth: int, variant: str):

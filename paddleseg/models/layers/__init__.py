@@ -1,39 +1,38 @@
-"""The layers that the models are built of, PaddleSeg's public ones among them."""
+"""The layers that the models are built of; PaddleSeg's other ones are loaded from compat/ when they are asked for."""
 
-from paddleseg.models.layers.activation import Activation
-from paddleseg.models.layers.attention import AttentionBlock
+import importlib
+from typing import List
+
 from paddleseg.models.layers.conv_bn import AuxLayer, ConvBN, ConvBNReLU, SyncBatchNorm, add_relu, use_unbiased_variance
 from paddleseg.models.layers.encoding import Encoding
-from paddleseg.models.layers.layer_libs import (
-    JPU,
-    ConvBNAct,
-    ConvBNLeakyReLU,
-    ConvBNPReLU,
-    ConvGNAct,
-    ConvNormAct,
-    ConvReLUPool,
-    DepthwiseConvBN,
-    SeparableConvBNReLU,
-)
-from paddleseg.models.layers.nmf_2d import NMF2D
-from paddleseg.models.layers.nonlocal2d import NonLocal2D
-from paddleseg.models.layers.polarized_self_attention import PolarizedSelfAttentionModule
-from paddleseg.models.layers.pyramid_pool import ASPPModule, PPModule
 from paddleseg.models.layers.resize import resize
-from paddleseg.models.layers.tensor_fusion import (
-    UAFM,
-    UAFM_ChAtten,
-    UAFM_ChAtten_S,
-    UAFM_SpAtten,
-    UAFM_SpAtten_S,
-    UAFMMobile,
-    UAFMMobile_SpAtten,
-)
-from paddleseg.models.layers.wrap_functions import Add, Concat, Divide, Flatten, Multiply, Reshape, Subtract, Transpose
 
-__all__ = ["ASPPModule", "Activation", "Add", "AttentionBlock", "AuxLayer", "Concat", "ConvBN", "ConvBNAct",
-           "ConvBNLeakyReLU", "ConvBNPReLU", "ConvBNReLU", "ConvGNAct", "ConvNormAct", "ConvReLUPool",
-           "DepthwiseConvBN", "Divide", "Encoding", "Flatten", "JPU", "Multiply", "NMF2D", "NonLocal2D", "PPModule",
-           "PolarizedSelfAttentionModule", "Reshape", "SeparableConvBNReLU", "Subtract", "SyncBatchNorm", "Transpose",
-           "UAFM", "UAFMMobile", "UAFMMobile_SpAtten", "UAFM_ChAtten", "UAFM_ChAtten_S", "UAFM_SpAtten",
-           "UAFM_SpAtten_S", "add_relu", "resize", "use_unbiased_variance"]
+_COMPAT = {
+    "activation": ["Activation"],
+    "attention": ["AttentionBlock"],
+    "layer_libs": ["ConvBNAct", "ConvBNLeakyReLU", "ConvBNPReLU", "ConvGNAct", "ConvNormAct", "ConvReLUPool",
+                   "DepthwiseConvBN", "JPU", "SeparableConvBNReLU"],
+    "nmf_2d": ["NMF2D"],
+    "nonlocal2d": ["NonLocal2D"],
+    "polarized_self_attention": ["PolarizedSelfAttentionModule"],
+    "pyramid_pool": ["ASPPModule", "PPModule"],
+    "tensor_fusion": ["UAFM", "UAFMMobile", "UAFMMobile_SpAtten", "UAFM_ChAtten", "UAFM_ChAtten_S", "UAFM_SpAtten",
+                      "UAFM_SpAtten_S"],
+    "wrap_functions": ["Add", "Concat", "Divide", "Flatten", "Multiply", "Reshape", "Subtract", "Transpose"],
+}
+_MODULE_OF = {name: module for module, names in _COMPAT.items() for name in names}
+
+__all__ = ["AuxLayer", "ConvBN", "ConvBNReLU", "Encoding", "SyncBatchNorm", "add_relu", "resize",
+           "use_unbiased_variance", *_MODULE_OF]
+
+
+def __getattr__(name: str):
+    if name in _COMPAT:
+        return importlib.import_module(f"{__name__}.compat.{name}")
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"{__name__}.compat.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> List[str]:
+    return [*globals(), *_COMPAT, *_MODULE_OF]

@@ -1,16 +1,12 @@
 """Sizes of feature maps, and bilinear resizing."""
 
-from typing import List, Union
-
 import paddle
 import paddle.nn.functional as F
 
 
-def shape_of(x: paddle.Tensor) -> List[Union[int, paddle.Tensor]]:
-    """The shape of x as numbers; in an exported graph those that it leaves open are tensors, which reshape takes."""
-    if paddle.in_dynamic_mode():
-        return list(x.shape)
-    return [paddle.shape(x)[axis] if length < 0 else length for axis, length in enumerate(x.shape)]
+def size_of(x: paddle.Tensor):
+    """(H, W) of a map (N, C, H, W); a tensor in an exported graph, which may leave it open."""
+    return x.shape[2:] if paddle.in_dynamic_mode() else paddle.shape(x)[2:]
 
 
 def resize(x: paddle.Tensor, like: paddle.Tensor, align_corners: bool = False) -> paddle.Tensor:
@@ -27,8 +23,7 @@ def resize(x: paddle.Tensor, like: paddle.Tensor, align_corners: bool = False) -
         for axis in (2, 3):
             if like.shape[axis] == 1 and x.shape[axis] > 1:
                 x = _middle(x, axis)
-    size = like.shape[2:] if paddle.in_dynamic_mode() else paddle.shape(like)[2:]
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+    return F.interpolate(x, size_of(like), mode="bilinear", align_corners=align_corners)
 
 
 def _middle(x: paddle.Tensor, axis: int) -> paddle.Tensor:

@@ -9,7 +9,8 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from paddleseg.models.layers.layer_libs import ConvBNReLU, SeparableConvBNReLU
+from paddleseg.models.layers.compat.layer_libs import ConvBNReLU, SeparableConvBNReLU
+from paddleseg.models.layers.resize import size_of
 
 
 class ASPPModule(nn.Layer):
@@ -82,7 +83,7 @@ class PPModule(nn.Layer):
         self.conv_bn_relu2 = ConvBNReLU(in_channels + inner * len(bin_sizes), out_channels, 3, padding=1)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        size = x.shape[2:] if paddle.in_dynamic_mode() else paddle.shape(x)[2:]
+        size = size_of(x)
         grids = [F.interpolate(stage(x), size, mode="bilinear", align_corners=self.align_corners)
                  for stage in self.stages]
         return self.conv_bn_relu2(paddle.concat([x, *grids[::-1]], axis=1))

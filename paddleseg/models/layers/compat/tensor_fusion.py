@@ -12,7 +12,8 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from paddleseg.cvlibs.errors import ConfigError
-from paddleseg.models.layers.layer_libs import ConvBN, ConvBNAct, ConvBNReLU, SeparableConvBNReLU
+from paddleseg.models.layers.compat.layer_libs import ConvBN, ConvBNAct, ConvBNReLU, SeparableConvBNReLU
+from paddleseg.models.layers.resize import size_of
 
 
 class UAFM(nn.Layer):
@@ -51,7 +52,7 @@ class UAFM(nn.Layer):
         return self.conv_x(x)
 
     def prepare_y(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
-        size = x.shape[2:] if paddle.in_dynamic_mode() else paddle.shape(x)[2:]
+        size = size_of(x)
         return F.interpolate(y, size, mode=self.resize_mode)
 
     def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
