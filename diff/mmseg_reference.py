@@ -184,7 +184,7 @@ def load(model: torch.nn.Module, weights: Mapping[str, np.ndarray]) -> None:
         RuntimeError: names or shapes don't fit.
     """
     state = {name: torch.from_numpy(np.ascontiguousarray(value))
-             for name, value in dialects.from_ours(weights, "mmseg").items()}
+             for name, value in dialects.convert_from_paddleseg(weights, "mmseg").items()}
     counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
     model.load_state_dict({**state, **counters}, strict=True)
 
@@ -192,7 +192,7 @@ def load(model: torch.nn.Module, weights: Mapping[str, np.ndarray]) -> None:
 def in_our_names(tensors: Mapping[str, torch.Tensor]) -> Dict[str, np.ndarray]:
     """Copies in our names and layout, without the counters."""
     arrays = {name: value.detach().numpy().copy() for name, value in tensors.items()}
-    renamed, dialect = dialects.to_ours(arrays)
+    renamed, dialect = dialects.convert_to_paddleseg(arrays)
     if dialect != "mmseg":
         raise RuntimeError(f"mmsegmentation's own weights were recognised as {dialect}")
     return {name: np.ascontiguousarray(value) for name, value in renamed.items()}

@@ -157,7 +157,7 @@ class Side:
     def __init__(self, setup: Setup, weights: Mapping[str, np.ndarray], dtype: str):
         self.model = EncNet(setup).to(getattr(torch, dtype))
         state = {name: torch.from_numpy(np.ascontiguousarray(value))
-                 for name, value in dialects.from_ours(weights, "pytorch_encoding").items()}
+                 for name, value in dialects.convert_from_paddleseg(weights, "pytorch_encoding").items()}
         counters = {name: value for name, value in self.model.state_dict().items() if name.endswith("_tracked")}
         self.model.load_state_dict({**state, **counters})
         self.optimizer = torch.optim.SGD(self.model.parameters(), setup.learning_rate, setup.momentum,
@@ -207,4 +207,4 @@ class Side:
 def in_our_names(tensors: Mapping[str, torch.Tensor]) -> Dict[str, np.ndarray]:
     """Copies in our names and layout, without the counters."""
     arrays = {name: value.detach().numpy().copy() for name, value in tensors.items()}
-    return {name: np.ascontiguousarray(value) for name, value in dialects.to_ours(arrays)[0].items()}
+    return {name: np.ascontiguousarray(value) for name, value in dialects.convert_to_paddleseg(arrays)[0].items()}

@@ -32,7 +32,7 @@ from paddleseg.transforms import Compose
 from paddleseg.utils import logger
 from paddleseg.utils.files import atomic_path
 from paddleseg.utils.palette import color_map
-from paddleseg.weights.load import load_model_weights, read_model_weights
+from paddleseg.weights.load import load_weights
 
 TRAINING = ("train_dataset", "model", "loss", "optimizer", "lr_scheduler", "batch_size", "iters")
 INFERENCE = ("val_dataset", "model")
@@ -214,9 +214,8 @@ def build_trained_model(config: Config, path: str) -> nn.Layer:
     Raises:
         WeightsError: the file can't be read or doesn't fit.
     """
-    weights = read_model_weights(path)
     model = build_model(config, pretrained=False)
-    load_model_weights(model, weights)
+    load_weights(model, path)
     return model
 
 

@@ -1,10 +1,11 @@
 """Rewrite a weights file in the names, the layout and the format of another project.
 
-    python tools/convert_weights.py encnet_r101-d8_512x1024_80k_cityscapes.pth model.pdparams
-    python tools/convert_weights.py output/best_model/model.pdparams model.pth --to mmseg
+    python tools/convert_weights.py encnet_r101-d8_512x1024_80k_cityscapes.pth model.pdparams --config configs/my.yml
+    python tools/convert_weights.py output/best_model/model.pdparams model.pth --to mmseg --config output/config.yml
 
 IN is a .pdparams, .pth, .pt or .safetensors file, an archive of one, or a URL; its project is told by its names.
 OUT ends in .pdparams, .pth, .pt (which needs PyTorch) or .safetensors; its SHA-256 goes to OUT.sha256.
+With --config every name and shape is compared with that config's model; without it only names are known.
 
 Names of --to:
     paddle              this toolkit's, which are PaddleSeg's
@@ -15,7 +16,6 @@ Names of --to:
 """
 
 import argparse
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -27,9 +27,9 @@ import numpy as np
 
 from paddleseg.cvlibs.errors import ConfigError, WeightsError
 from paddleseg.utils.cli import add_debug_flag, run_main
-from paddleseg.utils.files import atomic_path
-from paddleseg.weights import dialects, weight_shapes
-from paddleseg.weights.load import find_weights, read_weights
+from paddleseg.utils.files import atomic_path, sha256
+from paddleseg.weights import dialects
+from paddleseg.weights.load import CLASSIFIER, check_shortcuts, find_weights, list_names, load_into, read_weights
 from paddleseg.weights.write import write_weights
 
 PADDLE = "paddle"
@@ -45,6 +45,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("output", metavar="OUT", help="the file to write")
     parser.add_argument("--to", choices=TARGETS, default=PADDLE, metavar="NAMES",
                         help="%(choices)s (default: %(default)s)")
+    parser.add_argument("--config", metavar="FILE", help="the model's config, to compare every name and shape with it")
     add_debug_flag(parser)
     return parser.parse_args(argv)
 
@@ -58,78 +59,82 @@ def check_output(args: argparse.Namespace) -> None:
         raise ConfigError(f"{args.output} is both IN and OUT; name another file to write")
 
 
-def rename(weights: Weights, to: str) -> Tuple[Weights, str, List[str]]:
-    """The weights in the names of `to`, the dialect they were in, and what a user should know.
+def check_weights(ours: Weights, dialect: str, config_path: Optional[str]) -> Optional[bool]:
+    """Compare with the config's model, or else the names alone; returns whether shortcuts pool, None if unknown.
 
     Raises:
-        WeightsError: they aren't all of a model, or the target has no such model.
+        WeightsError: something is missing, unexpected or mis-shaped.
     """
-    ours, dialect = dialects.to_ours(weights)
-    model = weight_shapes.model_of(ours)
-    notes = left_out(weights, ours, dialect)
-    if to in (PADDLE, dialects.OURS):
-        result = dialects.from_ours(ours, dialects.OURS)
-        if to == dialects.OURS:
-            notes += paddleseg_notes(ours, model, dialect)
-            result = dialects.add_biases(ours) if model != "ResNet" else result
-            notes += count(len(result) - len(ours), "biases of 0 added before a batch norm")
-        return result, dialect, notes
-    target = resolve_shortcuts(to, dialect)
-    result = dialects.from_ours(ours, target)
-    notes += count(sum(key.endswith(".num_batches_tracked") for key in result), "num_batches_tracked added, all 0")
+    pooled = None if dialect == dialects.OURS else dialect.endswith(dialects.AVG_DOWN)
+    if config_path is None:
+        unknown = dialects.unknown_names(ours)
+        if unknown:
+            raise WeightsError(f"no {dialects.model_of(ours)} of this toolkit; unexpected: {list_names(unknown)}")
+        return pooled
+    from paddleseg import builder
+    from paddleseg.cvlibs.config import load_config
+
+    config = builder.resolve(load_config(config_path), needed=("model",))
+    model = builder.build_model(config, pretrained=False)
+    is_backbone = dialects.model_of(ours) == "ResNet"
+    layer = getattr(model, "backbone", model) if is_backbone else model
+    check_shortcuts(layer, dialect, "the names")
+    load_into(layer, ours, "it", CLASSIFIER if is_backbone else ())
+    return getattr(getattr(model, "backbone", model), "avg_down", pooled)
+
+
+def rename(ours: Weights, to: str, pooled: Optional[bool]) -> Tuple[Weights, List[str]]:
+    """Return the weights in the names of `to`, and notes for the user.
+
+    Raises:
+        WeightsError: the target has no such model.
+    """
+    if to == PADDLE:
+        return ours, []
+    if to == dialects.OURS:
+        result = dialects.add_biases(ours) if dialects.model_of(ours) != "ResNet" else ours
+        return result, (paddleseg_notes(ours, pooled)
+                        + count(len(result) - len(ours), "biases of 0 added before a batch norm"))
+    is_pooled_target = to.endswith(dialects.AVG_DOWN)
+    if pooled is False and is_pooled_target:
+        raise WeightsError("these are weights of a ResNet whose shortcuts don't pool, the names of "
+                           f"{to} are of one whose do; take --to {to[:-len(dialects.AVG_DOWN)]}")
+    result = dialects.convert_from_paddleseg(ours, to + dialects.AVG_DOWN if pooled and not is_pooled_target else to)
+    notes = count(sum(key.endswith(".num_batches_tracked") for key in result), "num_batches_tracked added, all 0")
     notes += count(len(dialects.conv_biases(ours)), "biases before a batch norm taken off the running means: "
                                                     "the outputs stay, but for rounding")
-    if dialect == dialects.OURS and not target.endswith(dialects.POOLED) and has_deep_stem(ours):
+    if pooled is None and not is_pooled_target and dialects.has_deep_stem(ours):
         notes.append(f"shortcuts named as those of a ResNet*_v1c or _v1s; for a ResNet*_vd take --to {to}_d")
-    return result, dialect, notes
+    return result, notes
 
 
 def count(number: int, text: str) -> List[str]:
     return [f"{number} {text}"] if number else []
 
 
-def has_deep_stem(ours: Weights) -> bool:
-    return any(key.endswith("conv1_2._conv.weight") for key in ours)
-
-
-def left_out(weights: Weights, ours: Weights, dialect: str) -> List[str]:
-    if dialect == dialects.OURS:
-        return []
-    counters = sum(key.endswith(".num_batches_tracked") for key in weights)
+def left_out(weights: Weights, ours: Weights) -> List[str]:
+    counters = sum(key.endswith(".num_batches_tracked") for key in weights.keys() - ours.keys())
     return (count(counters, "num_batches_tracked left out")
             + count(len(weights) - counters - len(ours), "of the ImageNet classifier left out"))
 
 
-def resolve_shortcuts(to: str, dialect: str) -> str:
-    """The dialect to write: other projects' names tell whether shortcuts pool, ours leave it to `to`.
-
-    Raises:
-        WeightsError: the weights aren't those of a ResNet*_vd, and `to` says that they are.
-    """
-    if dialect.endswith(dialects.POOLED) and not to.endswith(dialects.POOLED):
-        return to + dialects.POOLED
-    if to.endswith(dialects.POOLED) and dialect != dialects.OURS and not dialect.endswith(dialects.POOLED):
-        raise WeightsError(f"the names of {dialect} are of a ResNet whose shortcuts don't pool, "
-                           f"those of {to} of one whose do; take --to {to[:-len(dialects.POOLED)]}")
-    return to
-
-
-def paddleseg_notes(ours: Weights, model: str, dialect: str) -> List[str]:
-    """Where PaddleSeg's own models would compute something else with these weights.
+def paddleseg_notes(ours: Weights, pooled: Optional[bool]) -> List[str]:
+    """Return where PaddleSeg's own models would compute something else with these weights.
 
     Raises:
         WeightsError: PaddleSeg has no such model.
     """
-    if model == "FCN":
+    if dialects.model_of(ours) == "FCN":
         raise WeightsError("PaddleSeg has no FCN of these layers; take --to paddle for this toolkit's")
     notes = []
-    may_be_vd = has_deep_stem(ours) if dialect == dialects.OURS else dialect.endswith(dialects.POOLED)
-    if not may_be_vd:
+    if not (dialects.has_deep_stem(ours) if pooled is None else pooled):
         notes.append("PaddleSeg's ResNets are all _vd, these weights are of another variant: PaddleSeg would compute "
                      "something else with them")
-    if model == "EncNet" and ours["fcn_head.conv.weight"].shape[1] != ours["head.weight"].shape[1]:
-        notes.append(f"PaddleSeg's auxiliary head has {ours['head.weight'].shape[1]} channels, this one "
-                     f"{ours['fcn_head.conv.weight'].shape[1]}: PaddleSeg would leave it out")
+    widths = [ours[name].shape[1] for name in ("head.weight", "fcn_head.conv.weight")
+              if name in ours and ours[name].ndim == 4]
+    if len(set(widths)) > 1:
+        notes.append(f"PaddleSeg's auxiliary head has {widths[0]} channels, this one {widths[1]}: "
+                     "PaddleSeg would leave it out")
     return notes
 
 
@@ -167,29 +172,24 @@ def write_safetensors(stream: BinaryIO, arrays: Weights) -> None:
     stream.write(save(arrays))
 
 
-def write_digest(path: str) -> str:
-    """Write `path`.sha256 as sha256sum does; returns the digest."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    with atomic_path(path + ".sha256") as temporary:
-        Path(temporary).write_text(f"{digest.hexdigest()}  {os.path.basename(path)}\n", encoding="utf-8")
-    return digest.hexdigest()
-
-
 def convert(args: argparse.Namespace) -> int:
     check_output(args)
     source = find_weights(args.input)
     weights = read_weights(source)
     try:
-        result, dialect, notes = rename(weights, args.to)
+        ours, dialect = dialects.convert_to_paddleseg(weights)
+        pooled = check_weights(ours, dialect, args.config)
+        result, notes = rename(ours, args.to, pooled)
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from None
     write(args.output, result)
-    digest = write_digest(args.output)
+    digest = sha256(args.output)
+    with atomic_path(args.output + ".sha256") as temporary:  # as sha256sum writes it
+        Path(temporary).write_text(f"{digest}  {os.path.basename(args.output)}\n", encoding="utf-8")
     print(f"{source}: {len(weights)} arrays in the names of {dialect}")
-    for note in notes:
+    if args.config is None:
+        notes.append("not compared with a model: name its config with --config to check that nothing is missing")
+    for note in left_out(weights, ours) + notes:
         print(f"  {note}")
     print(f"{args.output}: {len(result)} arrays for {args.to}, sha256 {digest}")
     return 0

@@ -20,11 +20,10 @@ from typing import Dict, List, Mapping, Tuple
 import numpy as np
 
 from paddleseg.cvlibs.errors import WeightsError
-from paddleseg.weights import weight_shapes
 
 OURS = "paddleseg"
-POOLED = "_d"
-DIALECTS = ("torchvision", "mmseg", "mmseg" + POOLED, "pytorch_encoding", "pytorch_encoding" + POOLED)
+AVG_DOWN = "_d"
+DIALECTS = ("torchvision", "mmseg", "mmseg" + AVG_DOWN, "pytorch_encoding", "pytorch_encoding" + AVG_DOWN)
 
 _ONE_CONV_STEM = [("conv1", "bn1")]
 _DEEP_STEMS = {
@@ -33,7 +32,7 @@ _DEEP_STEMS = {
 }
 _COLUMNS = ("mmseg", "pytorch_encoding")
 _BACKBONE = {"mmseg": "backbone.", "pytorch_encoding": "pretrained."}
-# What a convolution and its norm are called within a module that holds both.
+# The names of a convolution and its norm within a module that holds both.
 _CONV_NORM = {"mmseg": (".conv", ".bn"), "pytorch_encoding": (".0", ".1")}
 # {module of ours: (kind, theirs in each of _COLUMNS)}
 _AUX = {
@@ -71,8 +70,9 @@ _PARAMETERS = {
 _COUNTER = ".num_batches_tracked"  # PyTorch's batch norm counts its batches; Paddle's doesn't
 _MAX_BLOCKS = 36  # of one stage: ResNet-152 has 36 in its third
 _BLOCK = re.compile(r"layer[1-4]\.\d+\.")
-_DEEP_STEM = re.compile(r"(backbone\.|pretrained\.)?(stem\.|conv1\.\d)")
+_DEEP_STEM = re.compile(r"(backbone\.|pretrained\.)?(stem\.|conv1\.\d|conv1_2\.)")
 
+Arrays = Dict[str, np.ndarray]
 Table = Dict[str, Tuple[str, str]]
 
 
@@ -80,11 +80,11 @@ def _conv_norm(conv: str, norm: str, ours: str) -> Table:
     return {conv: (f"{ours}._conv", "conv"), norm: (f"{ours}._batch_norm", "norm")}
 
 
-def _resnet_table(stem: List[Tuple[str, str]], pooled_shortcut: bool) -> Table:
+def _resnet_table(stem: List[Tuple[str, str]], avg_down: bool) -> Table:
     table = {}
     for i, (conv, norm) in enumerate(stem, start=1):
         table.update(_conv_norm(conv, norm, f"conv1_{i}"))
-    first = 1 if pooled_shortcut else 0
+    first = 1 if avg_down else 0
     for stage in range(4):
         for block in range(_MAX_BLOCKS):
             theirs, ours = f"layer{stage + 1}.{block}", f"bb_{stage}_{block}"
@@ -97,36 +97,47 @@ def _resnet_table(stem: List[Tuple[str, str]], pooled_shortcut: bool) -> Table:
 
 
 @functools.cache
-def module_table(dialect: str, model: str, deep_stem: bool) -> Table:
-    """{module of theirs: (module of ours, kind)} of a model, one of weight_shapes.MODELS.
+def parameter_names(dialect: str, model: str, deep_stem: bool) -> Table:
+    """Return {parameter of theirs: (parameter of ours, kind)} of a model: EncNet, FCN or ResNet.
 
     Raises:
         WeightsError: no such dialect, or it has no such model.
     """
-    pooled = dialect.endswith(POOLED)
-    project = dialect[:-len(POOLED)] if pooled else dialect
-    if pooled and not deep_stem:
-        raise WeightsError("no ResNet here pools in its shortcuts and has one convolution in the stem")
+    avg_down = dialect.endswith(AVG_DOWN)
+    project = dialect[:-len(AVG_DOWN)] if avg_down else dialect
     if dialect not in DIALECTS:
         raise WeightsError(f"{dialect} is none of {', '.join((OURS, *DIALECTS))}")
+    if avg_down and not deep_stem:
+        raise WeightsError("no ResNet here pools in its shortcuts and has one convolution in the stem")
     if project == "torchvision" and (deep_stem or model != "ResNet"):
         raise WeightsError("torchvision has names for ResNets with one convolution in the stem only")
-    backbone = _resnet_table(_DEEP_STEMS[project] if deep_stem else _ONE_CONV_STEM, pooled)
-    if model == "ResNet":
-        return backbone
-    table = {_BACKBONE[project] + theirs: ("backbone." + ours, kind) for theirs, (ours, kind) in backbone.items()}
-    column = 1 + _COLUMNS.index(project)
-    for ours, row in _HEADS[model].items():
-        if row[0] == "conv_norm":
-            conv, norm = _CONV_NORM[project]
-            table.update(_conv_norm(row[column] + conv, row[column] + norm, ours))
-        else:
-            table[row[column]] = (ours, row[0])
-    return table
+    table = _resnet_table(_DEEP_STEMS[project] if deep_stem else _ONE_CONV_STEM, avg_down)
+    if model != "ResNet":
+        table = {_BACKBONE[project] + theirs: ("backbone." + ours, kind) for theirs, (ours, kind) in table.items()}
+        column = 1 + _COLUMNS.index(project)
+        conv, norm = _CONV_NORM[project]
+        for ours, row in _HEADS[model].items():
+            theirs, kind = row[column], row[0]
+            table.update(_conv_norm(theirs + conv, theirs + norm, ours) if kind == "conv_norm"
+                         else {theirs: (ours, kind)})
+    return {f"{theirs}.{name}": (f"{ours}.{our_name}", kind) for theirs, (ours, kind) in table.items()
+            for name, our_name in _PARAMETERS[kind].items()}
+
+
+def model_of(weights: Mapping[str, np.ndarray]) -> str:
+    """Return the model that our names are of: EncNet, FCN or ResNet."""
+    if not any(key.startswith("backbone.") for key in weights):
+        return "ResNet"
+    return "EncNet" if any(key.startswith("enc_module.") for key in weights) else "FCN"
+
+
+def has_deep_stem(weights: Mapping[str, np.ndarray]) -> bool:
+    """Return whether the names of any project are of a stem of three convolutions."""
+    return any(_DEEP_STEM.match(key) for key in weights)
 
 
 def recognise(weights: Mapping[str, np.ndarray]) -> str:
-    """The name of the dialect that the keys are in; ours if no other is recognised."""
+    """Return the dialect that the names are in; ours if no other is recognised."""
     if any(key.endswith("._mean") for key in weights):
         return OURS  # or a model of the user's own: PyTorch says running_mean
     if any(key.startswith(("decode_head.", "auxiliary_head.")) for key in weights):
@@ -138,24 +149,12 @@ def recognise(weights: Mapping[str, np.ndarray]) -> str:
     elif any(key.startswith("stem.") for key in weights):
         project = "mmseg"
     else:
-        project = "pytorch_encoding" if _has_deep_stem(weights) else "torchvision"
-    pooled = any(".downsample.2." in key for key in weights)
-    return project + POOLED if pooled else project
+        project = "pytorch_encoding" if has_deep_stem(weights) else "torchvision"
+    return project + AVG_DOWN if any(".downsample.2." in key for key in weights) else project
 
 
-def _has_deep_stem(weights: Mapping[str, np.ndarray]) -> bool:
-    return any(_DEEP_STEM.match(key) for key in weights)
-
-
-def _parameter_names(table: Table) -> Dict[str, Tuple[str, str]]:
-    """{parameter of theirs: (parameter of ours, kind)}"""
-    return {f"{theirs}.{name}": (f"{ours}.{our_name}", kind)
-            for theirs, (ours, kind) in table.items()
-            for name, our_name in _PARAMETERS[kind].items()}
-
-
-def _rename(weights, names) -> Dict[str, np.ndarray]:
-    """Names outside the table are kept, so that the check reports them."""
+def _rename(weights: Mapping[str, np.ndarray], names: Mapping[str, Tuple[str, str]]) -> Arrays:
+    """Names outside the table are kept, so that whoever checks the result reports them."""
     renamed = {}
     for key, value in weights.items():
         new_key, kind = names.get(key, (key, None))
@@ -163,14 +162,15 @@ def _rename(weights, names) -> Dict[str, np.ndarray]:
     return renamed
 
 
-def to_ours(weights: Mapping[str, np.ndarray]) -> Tuple[Dict[str, np.ndarray], str]:
-    """The weights under our names and in our layout, and the dialect they were in.
+def convert_to_paddleseg(weights: Mapping[str, np.ndarray]) -> Tuple[Arrays, str]:
+    """Return the weights under our names and in our layout, and the dialect they were in.
 
-    Weights in no other dialect are taken for ours and come back as they are. Without `num_batches_tracked`,
-    and without the ImageNet classifier that PyTorch-Encoding may keep, unused, in a whole model.
+    Weights in no other dialect are taken for ours and come back as they are. Left out are `num_batches_tracked`,
+    and the ImageNet classifier that PyTorch-Encoding may keep, unused, in a whole model. Names that the dialect doesn't
+    have are kept; whether all are there, only a model tells.
 
     Raises:
-        WeightsError: something is missing, unexpected or mis-shaped; the names are theirs.
+        WeightsError: we have no such model.
     """
     dialect = recognise(weights)
     if dialect == OURS:
@@ -180,28 +180,23 @@ def to_ours(weights: Mapping[str, np.ndarray]) -> Tuple[Dict[str, np.ndarray], s
     model = "ResNet"
     if any(key.startswith(("decode_head.", "auxiliary_head.", "pretrained.")) for key in kept):
         model = "EncNet" if any("enc_module." in key or "encmodule." in key for key in kept) else "FCN"
-    names = _parameter_names(module_table(dialect, model, _has_deep_stem(kept)))
-    renamed = _rename(kept, names)
-    weight_shapes.check(renamed, model, f"{model} in the names of {dialect}", dialect.endswith(POOLED),
-                        {ours: theirs for theirs, (ours, _) in names.items()})
-    return renamed, dialect
+    ours = _rename(kept, parameter_names(dialect, model, has_deep_stem(kept)))
+    _check_blocks(ours, dialect)
+    return ours, dialect
 
 
-def from_ours(weights: Mapping[str, np.ndarray], dialect: str) -> Dict[str, np.ndarray]:
-    """Weights of ours under the names and in the layout of `dialect`, with `num_batches_tracked` of 0.
+def convert_from_paddleseg(weights: Mapping[str, np.ndarray], dialect: str) -> Arrays:
+    """Return weights of ours under the names and in the layout of `dialect`, with `num_batches_tracked` of 0.
 
     PyTorch's dialects have no biases in convolutions before a batch norm: see `fold_biases`.
 
     Raises:
-        WeightsError: no such dialect, or something is missing, unexpected or mis-shaped; the names are ours.
+        WeightsError: no such dialect, or it has no such model.
     """
-    model = weight_shapes.model_of(weights)
     if dialect == OURS:
-        weight_shapes.check(weights, model, model)
         return dict(weights)
-    deep = any(key.endswith("conv1_2._conv.weight") for key in weights)
-    names = _parameter_names(module_table(dialect, model, deep))
-    weight_shapes.check(weights, model, f"{model} for the names of {dialect}", False)
+    _check_blocks(weights, dialect)
+    names = parameter_names(dialect, model_of(weights), has_deep_stem(weights))
     renamed = _rename(fold_biases(weights), {ours: (theirs, kind) for theirs, (ours, kind) in names.items()})
     result = {}
     for key, value in renamed.items():
@@ -211,30 +206,47 @@ def from_ours(weights: Mapping[str, np.ndarray], dialect: str) -> Dict[str, np.n
     return result
 
 
+def _check_blocks(ours: Mapping[str, np.ndarray], dialect: str) -> None:
+    if dialect.endswith(AVG_DOWN) and not any(".conv2." in key for key in ours):
+        raise WeightsError("ResNet18_vd and ResNet34_vd here project in stage 1 as PaddleSeg's do, those of other "
+                           "projects don't")
+
+
+def unknown_names(weights: Mapping[str, np.ndarray]) -> List[str]:
+    """Return the names, said to be ours, that no EncNet, FCN or ResNet here has."""
+    names = parameter_names("mmseg", model_of(weights), has_deep_stem(weights))
+    known = {ours for ours, _ in names.values()} | set(conv_biases(weights))
+    return [key for key in weights if key not in known]
+
+
 def conv_biases(weights: Mapping[str, np.ndarray]) -> List[str]:
-    """Our names of the biases of convolutions before a batch norm."""
+    """Return our names of the biases of convolutions before a batch norm."""
     return [key for key in weights if key.endswith("._conv.bias")]
 
 
-def fold_biases(weights: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
-    """Without the biases of convolutions before a batch norm, which are taken off the running means.
+def fold_biases(weights: Mapping[str, np.ndarray]) -> Arrays:
+    """Return the weights without the biases before a batch norm, which are taken off the running means.
 
     (x + b) - mean = x - (mean - b), so the model's outputs stay, but for rounding; a bias of 0 changes no bit.
+
+    Raises:
+        WeightsError: a bias has no running means of its shape.
     """
     folded = dict(weights)
     for key in conv_biases(weights):
-        mean = key.replace("._conv.bias", "._batch_norm._mean")
-        shifted = weights[mean].astype("float64") - folded.pop(key)
-        folded[mean] = shifted.astype(weights[mean].dtype)
+        mean, bias = key.replace("._conv.bias", "._batch_norm._mean"), folded.pop(key)
+        if mean not in weights or weights[mean].shape != bias.shape:
+            raise WeightsError(f"{mean} is missing or has another shape than {key}")
+        folded[mean] = (weights[mean].astype("float64") - bias).astype(weights[mean].dtype)
     return folded
 
 
-def add_biases(weights: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
-    """With zeros for the biases that PaddleSeg's heads have and other projects' don't."""
+def add_biases(weights: Mapping[str, np.ndarray]) -> Arrays:
+    """Return the weights with zeros for the biases that PaddleSeg's heads have and other projects' don't."""
     result = {}
     for key, value in weights.items():
         result[key] = value
         bias = key[:-len("weight")] + "bias"
-        if key.endswith("._conv.weight") and not key.startswith("backbone.") and bias not in weights:
-            result[bias] = np.zeros(value.shape[0], value.dtype)
+        if key.endswith("._conv.weight") and not key.startswith("backbone.") and bias not in weights and value.size:
+            result[bias] = np.zeros(value.shape[:1], value.dtype)
     return result

@@ -1,46 +1,82 @@
-"""Read the pickles of Paddle and PyTorch as data: nothing that a file names is ever called.
+"""Read the pickles of Paddle, PyTorch and NumPy as data: no code of a file ever runs.
 
-Every global of a file is looked up in a short table and replaced by a stand-in of this module that checks
-its arguments and keeps numbers; a name outside the table is refused. Memory stays in proportion to the file:
-a shape is compared with the bytes that are there before anything is allocated, and arrays are views of those
-bytes (so they may be read-only).
+Unpickling executes any callable that a file names. Python's own unpickler, however restricted, can be crashed by a
+file of some hundred kilobytes (a deep tuple as a key) or kept busy for hours (numbers of equal hash as keys). This one
+interprets the few opcodes that weights files consist of. A name stands for what a table says, or ends the reading; keys
+are text or small numbers; a shape is compared with the bytes that are there before anything is allocated, and
+arrays are views of those bytes (so they may be read-only). Memory and time stay in proportion to the file.
 """
 
+import contextlib
 import io
+import math
 import os
+import pickletools
 import zipfile
-from typing import Any, BinaryIO, Callable, Dict, Optional, Tuple
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Callable, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 
-from paddleseg.cvlibs.errors import WeightsError
-from paddleseg.utils import archive
+from paddleseg.cvlibs.errors import DataError, WeightsError
+from paddleseg.utils import download
 from paddleseg.utils.cli import printable
-from paddleseg.weights.pickle_machine import FileDict, Global, Machine, Refused, StandIn, refused_global, set_items
 
-_DTYPE_CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
+_MAX_OPCODES = 1 << 20
+_MAX_PROTOCOL = 5
+_MAX_KEY = 2 ** 31 - 1
+_MAX_DEPTH = 32
+_MAX_DIMS = 16
+_DTYPE_CODES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "O8")
 _STORAGE_DTYPES = {
-    "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bfloat16",
+    "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "u2",
     "LongStorage": "i8", "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1",
     "ByteStorage": "u1", "BoolStorage": "b1",
 }
 _TORCH_LEGACY_MAGIC = 0x1950a86a20f9469cfc6c
 _TORCH_LEGACY_PROTOCOL = 1001
-_MAX_DEPTH = 32
-_MAX_DIMS = 16
+_DATA_ONLY = "refused; a weights file is data"
 
 
-def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
-    """The float32 values, exact, of bfloat16 numbers given as uint16; the shape is kept."""
-    return np.left_shift(bits.astype(np.uint32), 16).view(np.float32)
+class Refused(Exception):
+    """The reason why a file isn't read; the caller puts the file's name before it."""
 
 
-class _Dtype(StandIn):
-    __slots__ = ("dtype",)
+class Placeholder:
+    """An object of a file, until `to_plain` replaces it by what it holds."""
 
+    def set_state(self, state: Any) -> None:
+        raise Refused(f"sets the attributes of an object: {_DATA_ONLY}")
+
+
+@dataclass(eq=False)
+class Global(Placeholder):
+    """A name that a file may hold; `build` makes the object that the file gets for calling it."""
+
+    name: str
+    build: Optional[Callable] = None
+
+    def call(self, arguments: Any) -> Any:
+        if self.build is None or not isinstance(arguments, tuple):
+            raise Refused(f"calls {self.name}: {_DATA_ONLY}")
+        return self.build(*arguments)
+
+
+class Ignored(Placeholder):
+    """An object of which nothing is kept: mmengine's HistoryBuffer, beside the weights in its checkpoints."""
+
+    def set_state(self, state: Any) -> None:
+        """Keep nothing."""
+
+
+class FileDict(dict, Ignored):
+    """A mapping made by a call, such as an OrderedDict; PyTorch adds attributes to it (`_metadata`)."""
+
+
+class Dtype(Placeholder):
     def __init__(self, code, align=False, copy=False):
         if not isinstance(code, str) or code not in _DTYPE_CODES:
-            raise Refused(f"holds an array of dtype {code!r:.40}; only numbers and booleans are read")
+            raise Refused("holds an array of text, dates or objects; only numbers and booleans are read")
         self.dtype = np.dtype(code)
 
     def set_state(self, state):
@@ -48,89 +84,67 @@ class _Dtype(StandIn):
             raise Refused("holds a big-endian array; write it again on a little-endian machine")
 
 
-class _Array(StandIn):
+@dataclass(eq=False)
+class Array(Placeholder):
     """An ndarray: empty when the file creates it, filled when the file gives its state."""
 
-    __slots__ = ("spend", "array")
-
-    def __init__(self, spend: Callable[[int], None]):
-        self.spend = spend
-        self.array = None
+    charge: Callable[[int], None]
+    content: Any = None
 
     def set_state(self, state):
         shape, dtype, is_fortran, data = state[-4:]
         if isinstance(data, str):  # bytes of Python 2
-            self.spend(len(data))
+            self.charge(len(data))
             data = data.encode("latin-1")
-        if not (isinstance(dtype, _Dtype) and isinstance(data, bytes) and _are_sizes(shape)):
+        if not (isinstance(dtype, Dtype) and _are_sizes(shape)):
             raise Refused("holds an array with a damaged description")
-        expected_bytes = _product(shape) * dtype.dtype.itemsize
+        if dtype.dtype.hasobject and shape == () and type(data) is list and len(data) == 1:
+            self.content = data[0]  # np.save wraps a mapping in an array without dimensions
+            return
+        if dtype.dtype.hasobject or not isinstance(data, bytes):
+            raise Refused("holds an array with a damaged description")
+        expected_bytes = math.prod(shape) * dtype.dtype.itemsize
         if expected_bytes != len(data):
-            raise Refused(f"holds an array of shape {shape} ({expected_bytes} bytes) "
-                          f"with {len(data)} bytes of values")
-        self.array = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if is_fortran else "C")
-
-    def resolve(self) -> np.ndarray:
-        if self.array is None:
-            raise Refused("holds an array without values")
-        return self.array
+            raise Refused(f"holds an array of shape {shape} ({expected_bytes} bytes) with {len(data)} bytes of values")
+        self.content = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
-class _Storage(StandIn):
-    """The values that one or several tensors of PyTorch look at; read when first asked for."""
+@dataclass(eq=False)
+class Storage(Placeholder):
+    """The values that tensors of PyTorch are views of; read when first asked for."""
 
-    __slots__ = ("dtype_code", "key", "size", "read", "values")
-
-    def __init__(self, dtype_code: str, key: str, size: int, read: Callable[["_Storage"], np.ndarray]):
-        self.dtype_code = dtype_code
-        self.key = key
-        self.size = size
-        self.read = read
-        self.values = None
-
-    @property
-    def stored_dtype(self) -> np.dtype:
-        return np.dtype("u2" if self.dtype_code == "bfloat16" else self.dtype_code)
+    dtype: np.dtype
+    size: int
+    read: Callable[["Storage"], np.ndarray]
+    values: Optional[np.ndarray] = None
 
     @property
     def nbytes(self) -> int:
-        return self.size * self.stored_dtype.itemsize
+        return self.size * self.dtype.itemsize
 
     def resolve(self) -> np.ndarray:
         if self.values is None:
-            values = self.read(self)
-            self.values = bfloat16_to_float32(values) if self.dtype_code == "bfloat16" else values
+            self.values = self.read(self)
         return self.values
 
 
-class _StoragePart(StandIn):
-    __slots__ = ("root", "offset", "size")
+@dataclass(eq=False)
+class Tensor(Placeholder):
+    """A strided view of a storage; offset and strides are in elements."""
 
-    def __init__(self, root: _Storage, offset: int, size: int):
-        self.root = root
-        self.offset = offset
-        self.size = size
-
-    def resolve(self) -> np.ndarray:
-        return self.root.resolve()[self.offset:self.offset + self.size]
-
-
-class _Tensor(StandIn):
-    """A strided look at a storage; offset and strides are in elements."""
-
-    __slots__ = ("storage", "offset", "size", "stride")
-
-    def __init__(self, storage, offset, size, stride):
-        self.storage = storage
-        self.offset = offset
-        self.size = size
-        self.stride = stride
+    storage: Any
+    offset: Any
+    size: Any
+    stride: Any
+    requires_grad: Any = False
+    hooks: Any = None
+    metadata: Any = None
 
     def resolve(self) -> np.ndarray:
-        if not (isinstance(self.storage, (_Storage, _StoragePart)) and _are_sizes((self.offset,))
-                and _are_sizes(self.size) and _are_sizes(self.stride) and len(self.size) == len(self.stride)):
+        if not (isinstance(self.storage, Storage) and _are_sizes((self.offset,)) and _are_sizes(self.size)
+                and _are_sizes(self.stride) and len(self.size) == len(self.stride)):
             raise Refused("holds a tensor with a damaged description")
-        count = _product(self.size)
+        count = math.prod(self.size)
         last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride))
         if count and (count > self.storage.size or last >= self.storage.size):
             raise Refused(f"holds a tensor of shape {self.size} that reaches beyond "
@@ -147,208 +161,249 @@ def _are_sizes(sizes) -> bool:
             and all(type(size) is int and size >= 0 for size in sizes))
 
 
-def _product(sizes) -> int:
-    """Exact, where np.prod would wrap around."""
-    product = 1
-    for size in sizes:
-        product *= size
-    return product
-
-
-class _LogHistory(StandIn):
-    """mmengine's HistoryBuffer, beside the weights in its checkpoints: nothing of it is kept."""
-
-    __slots__ = ()
-
-    def set_state(self, state):
-        """Keep nothing of it."""
-
-
-class _Reader(Machine):
-    """One pickle of Paddle or NumPy; `file_bytes` bounds what its calls may copy."""
-
-    def __init__(self, stream: BinaryIO, file_bytes: int):
-        super().__init__(stream, file_bytes)
-        self._budget_bytes = file_bytes
-        self._ndarray = Global("numpy.ndarray")
-        self._globals = self._table()
-
-    def _table(self) -> Dict[Tuple[str, str], Global]:
-        builds = {
-            ("numpy", "dtype"): _Dtype,
-            ("collections", "OrderedDict"): self._ordered_dict,
-            ("builtins", "tuple"): _tuple,
-            ("__builtin__", "tuple"): _tuple,
-            ("__builtin__", "bytes"): _no_bytes,
-            ("_codecs", "encode"): self._encode,
-        }
-        for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            builds[package, "_reconstruct"] = self._reconstruct
-            builds[package, "scalar"] = _scalar
-        table = {key: Global(".".join(key), build) for key, build in builds.items()}
-        table["numpy", "ndarray"] = self._ndarray
-        return table
-
-    def find_global(self, module: str, name: str) -> Global:
-        return self._globals.get((module, name)) or super().find_global(module, name)
-
-    def spend(self, count: int) -> None:
-        """Refuse a file whose calls would copy more than the file itself holds."""
-        self._budget_bytes -= count
-        if self._budget_bytes < 0:
-            raise Refused("would take more memory than its size: refused")
-
-    def _reconstruct(self, subtype, shape, typecode) -> _Array:
-        if subtype is not self._ndarray:
-            raise Refused("holds an array of another class than numpy.ndarray: refused")
-        return _Array(self.spend)
-
-    def _ordered_dict(self, pairs=()) -> FileDict:
-        self.spend(len(pairs))
-        mapping = FileDict()
-        set_items(mapping, pairs)
-        return mapping
-
-    def _encode(self, text, codec) -> bytes:
-        """How protocol 2 writes bytes."""
-        if not isinstance(text, str) or codec not in ("latin1", "latin-1"):
-            raise Refused(f"encodes with {codec!r:.40}: refused; a weights file is data")
-        self.spend(len(text))
-        return text.encode("latin-1")
+def _set_items(mapping: dict, pairs) -> None:
+    """Set (key, value) pairs; only text, whose hashes no file can foresee, and small numbers are hashed."""
+    for key, value in pairs:
+        if type(key) is not str and not (type(key) is int and abs(key) <= _MAX_KEY):
+            raise Refused("holds a mapping with keys that are neither text nor small whole numbers")
+        mapping[key] = value
 
 
 def _tuple(values=()) -> tuple:
-    """Paddle writes tuple((name, array)); anything but a tuple would be a copy."""
+    """Paddle writes tuple((name, array)); of anything but a tuple it would be a copy."""
     if not isinstance(values, tuple):
         raise Refused("makes a tuple of something else: refused")
     return values
 
 
-def _no_bytes() -> bytes:
-    """How protocol 2 writes the values of an empty array."""
-    return b""
-
-
 def _scalar(dtype, data):
     if isinstance(data, str):
         data = data.encode("latin-1")
-    if not (isinstance(dtype, _Dtype) and isinstance(data, bytes) and len(data) == dtype.dtype.itemsize):
+    if not (isinstance(dtype, Dtype) and isinstance(data, bytes) and len(data) == dtype.dtype.itemsize):
         raise Refused("holds a damaged number")
     return np.frombuffer(data, dtype.dtype)[0].item()
 
 
-class _Box(StandIn):
-    """The array without dimensions in which np.save wraps a mapping."""
+class Unpickler:
+    """Reads one pickle of a stream, and not a byte beyond it.
 
-    __slots__ = ("value",)
+    Args:
+        stream: at the pickle's first byte.
+        file_bytes: the calls of the pickle may copy no more than that.
+        read_storage: returns the values of a key's storage; None where the file can't have storages.
+    """
 
-    def __init__(self):
-        self.value = None
+    def __init__(self, stream: BinaryIO, file_bytes: int,
+                 read_storage: Optional[Callable[[str, Storage], np.ndarray]] = None):
+        self.stream = stream
+        self.budget_bytes = file_bytes
+        self.read_storage = read_storage
+        self.storages: Dict[str, Storage] = {}
+        self.stack, self.marks, self.memo = [], [], {}
+        self.globals = self._make_globals()
 
-    def set_state(self, state):
-        _, shape, dtype, _, values = state
-        if shape != () or not isinstance(dtype, _ObjectDtype) or type(values) is not list or len(values) != 1:
-            raise Refused("holds something else than one mapping")
-        self.value = values[0]
-
-
-class _ObjectDtype(StandIn):
-    __slots__ = ()
-
-    def set_state(self, state):
-        """Keep nothing of it; without this method pickle would set attributes."""
-
-
-class _NpyReader(_Reader):
-    """The pickle in an .npy file of np.save(path, mapping): a box around the mapping."""
-
-    def __init__(self, stream: BinaryIO, file_bytes: int):
-        super().__init__(stream, file_bytes)
-        self._is_boxed = False
-
-    def _table(self):
-        table = super()._table()
-        table["numpy", "dtype"] = Global("numpy.dtype", self._dtype)
-        return table
-
-    def _dtype(self, code, align=False, copy=False):
-        return _ObjectDtype() if code == "O8" else _Dtype(code, align, copy)
-
-    def _reconstruct(self, subtype, shape, typecode):
-        array = super()._reconstruct(subtype, shape, typecode)
-        if self._is_boxed:
-            return array
-        self._is_boxed = True
-        return _Box()
-
-
-class _TorchReader(_Reader):
-    """The pickle of a PyTorch file; `storages` collects by key what its tensors look at."""
-
-    def __init__(self, stream: BinaryIO, file_bytes: int, read_storage: Callable):
-        super().__init__(stream, file_bytes)
-        self.storages = {}
-        self._read_storage = read_storage
-
-    def _table(self):
-        table = super()._table()
+    def _make_globals(self) -> Dict[Tuple[str, str], Global]:
         builds = {
-            ("torch._utils", "_rebuild_tensor"): _Tensor,
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor_v2,
-            ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-            ("torch", "Size"): _tuple,
-            ("builtins", "getattr"): self._log_method,
-            ("__builtin__", "getattr"): self._log_method,
-            ("mmengine.logging.history_buffer", "HistoryBuffer"): _LogHistory,
+            "numpy.dtype": Dtype,
+            "numpy.ndarray": None,
+            "collections.OrderedDict": self._ordered_dict,
+            "_codecs.encode": self._encode,
+            "torch._utils._rebuild_tensor": Tensor,
+            "torch._utils._rebuild_tensor_v2": Tensor,
+            "torch._utils._rebuild_parameter": lambda tensor, requires_grad, hooks: tensor,
+            "torch.Size": _tuple,
+            "__builtin__.bytes": lambda: b"",  # the values of an empty array in protocol 2
+            "mmengine.logging.history_buffer.HistoryBuffer": Ignored,
         }
-        table.update({key: Global(".".join(key), build) for key, build in builds.items()})
+        for package in ("builtins", "__builtin__"):
+            builds.update({f"{package}.tuple": _tuple, f"{package}.getattr": self._log_method})
+        for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            builds.update({f"{package}._reconstruct": self._reconstruct, f"{package}.scalar": _scalar})
         for package in ("torch", "torch.cuda"):  # files before 1.6 name the device in the class
-            table.update({(package, name): Global(name) for name in _STORAGE_DTYPES})
-        return table
+            builds.update({f"{package}.{name}": None for name in _STORAGE_DTYPES})
+        return {tuple(name.rsplit(".", 1)): Global(name, build) for name, build in builds.items()}
+
+    # The calls that a file may make.
+
+    def charge(self, count: int) -> None:
+        """Refuse a file whose calls would copy more than the file itself holds."""
+        self.budget_bytes -= count
+        if self.budget_bytes < 0:
+            raise Refused("would take more memory than its size: refused")
+
+    def _reconstruct(self, subtype, shape, typecode) -> Array:
+        if subtype is not self.globals["numpy", "ndarray"]:
+            raise Refused("holds an array of another class than numpy.ndarray: refused")
+        return Array(self.charge)
+
+    def _ordered_dict(self, pairs=()) -> FileDict:
+        self.charge(len(pairs))
+        mapping = FileDict()
+        _set_items(mapping, pairs)
+        return mapping
+
+    def _encode(self, text, codec) -> bytes:
+        """Bytes as protocol 2 writes them."""
+        if not isinstance(text, str) or codec not in ("latin1", "latin-1"):
+            raise Refused(f"encodes with something else than latin-1: {_DATA_ONLY}")
+        self.charge(len(text))
+        return text.encode("latin-1")
 
     def _log_method(self, owner, name) -> Global:
         """A HistoryBuffer lists its methods, which protocol 2 writes as getattr(HistoryBuffer, name)."""
-        if owner is not self._globals["mmengine.logging.history_buffer", "HistoryBuffer"]:
-            raise refused_global("builtins.getattr")
+        if owner is not self.globals["mmengine.logging.history_buffer", "HistoryBuffer"]:
+            raise Refused(f"holds the pickle global builtins.getattr: {_DATA_ONLY}")
         return Global(f"HistoryBuffer.{name}")
 
-    def load_persistent(self, pid):
-        if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage"):
+    def load_persistent(self, identity: Any) -> Storage:
+        """Return the storage of ("storage", class, key, device, size[, view]); PyTorch before 1.6 writes views."""
+        if not (self.read_storage and isinstance(identity, tuple) and len(identity) in (5, 6)
+                and identity[0] == "storage"):
             raise Refused("refers to something else than a storage: refused")
-        kind, key, _, size = pid[1:5]
-        code = _STORAGE_DTYPES.get(kind.name) if isinstance(kind, Global) else None
+        kind, key, _, size = identity[1:5]
+        code = _STORAGE_DTYPES.get(kind.name.rpartition(".")[2]) if isinstance(kind, Global) else None
         if code is None or not isinstance(key, str) or not _are_sizes((size,)):
             raise Refused("holds a storage with a damaged description")
-        storage = self.storages.setdefault(key, _Storage(code, key, size, self._read_storage))
-        if (storage.dtype_code, storage.size) != (code, size):
+        new = Storage(np.dtype(code), size, lambda storage: self.read_storage(key, storage))
+        root = self.storages.setdefault(key, new)
+        if (root.dtype, root.size) != (new.dtype, size):
             raise Refused(f"describes the storage {key:.40} in two ways")
-        view = pid[5] if len(pid) == 6 else None
-        return storage if view is None else _view(storage, view)
+        if len(identity) == 5 or identity[5] is None:
+            return root
+        _, offset, size = identity[5]
+        if not _are_sizes((offset, size)) or offset + size > root.size:
+            raise Refused("holds a part of a storage that reaches beyond it")
+        return Storage(root.dtype, size, lambda _: root.resolve()[offset:offset + size])
+
+    def load(self) -> Any:
+        """Return the object that the pickle describes.
+
+        Raises:
+            Refused: it holds what weights files don't.
+            Exception: of any kind; it is damaged.
+        """
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(self.stream)):
+            if count >= _MAX_OPCODES:
+                raise Refused(f"holds more than {_MAX_OPCODES} pickle opcodes: refused")
+            if opcode.name in _VALUES:
+                self.stack.append(argument)
+            elif opcode.name in _OPCODES:
+                _OPCODES[opcode.name](self, argument)
+            else:
+                raise Refused(f"holds the pickle opcode {opcode.name}: {_DATA_ONLY}")
+        return self.stack.pop()
+
+    # Parts of opcodes.
+
+    def pop_to_mark(self) -> list:
+        mark = self.marks.pop()
+        items = self.stack[mark:]
+        del self.stack[mark:]
+        return items
+
+    def pop_items(self, count: int) -> list:
+        items = self.stack[-count:]
+        if len(items) != count:
+            raise ValueError("an opcode of a pickle lacks an argument")
+        del self.stack[-count:]
+        return items
+
+    def append_all(self, items: list) -> None:
+        if type(self.stack[-1]) is not list:
+            raise Refused("appends to what is no list: refused")
+        self.stack[-1].extend(items)
+
+    def set_all(self, items: list) -> None:
+        if not isinstance(self.stack[-1], dict):
+            raise Refused("sets items of what is no mapping: refused")
+        if len(items) % 2:
+            raise ValueError("a key of a pickle lacks its value")
+        _set_items(self.stack[-1], zip(items[::2], items[1::2]))
+
+    def pop(self) -> None:
+        if self.marks and self.marks[-1] == len(self.stack):
+            self.marks.pop()
+        else:
+            self.stack.pop()
+
+    def put(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+
+    def push_global(self, module: Any, name: Any) -> None:
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise Refused("names something by what is no text: refused")
+        if (module, name) not in self.globals:
+            raise Refused(f"holds the pickle global {f'{module}.{name}':.80}: {_DATA_ONLY}")
+        self.stack.append(self.globals[module, name])
+
+    def call(self) -> None:
+        """Execute REDUCE or NEWOBJ, which both make an object of a name and arguments."""
+        target, arguments = self.pop_items(2)
+        if not isinstance(target, Global):
+            raise Refused(f"calls what is no name: {_DATA_ONLY}")
+        self.stack.append(target.call(arguments))
+
+    def build(self) -> None:
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], Placeholder):
+            raise Refused(f"sets the attributes of an object: {_DATA_ONLY}")
+        self.stack[-1].set_state(state)
 
 
-def _rebuild_tensor_v2(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
-    return _Tensor(storage, offset, size, stride)
+def _check_protocol(machine: Unpickler, protocol: int) -> None:
+    if protocol > _MAX_PROTOCOL:
+        raise Refused("is a pickle of an unknown protocol")
 
 
-def _rebuild_parameter(tensor, requires_grad, hooks):
-    return tensor
+def _push(value: Callable[[Unpickler, Any], Any]) -> Callable[[Unpickler, Any], None]:
+    return lambda machine, argument: machine.stack.append(value(machine, argument))
 
 
-def _view(root: _Storage, view) -> "_StoragePart":
-    """A part of a storage: (key, offset, size), written by PyTorch before 1.6."""
-    _, offset, size = view
-    if not _are_sizes((offset, size)) or offset + size > root.size:
-        raise Refused("holds a part of a storage that reaches beyond it")
-    return _StoragePart(root, offset, size)
+# Opcodes that push what follows them in the file. (The lengths of frames are of use to readers in blocks only.)
+_VALUES = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+           "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
+_OPCODES: Dict[str, Callable[[Unpickler, Any], Any]] = {
+    "PROTO": _check_protocol,
+    "FRAME": lambda machine, _: None,
+    "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
+    "POP": lambda machine, _: machine.pop(),
+    "POP_MARK": lambda machine, _: machine.pop_to_mark(),
+    "STOP": lambda machine, _: None,
+    "NONE": _push(lambda machine, _: None),
+    "NEWTRUE": _push(lambda machine, _: True),
+    "NEWFALSE": _push(lambda machine, _: False),
+    "EMPTY_TUPLE": _push(lambda machine, _: ()),
+    "TUPLE1": _push(lambda machine, _: tuple(machine.pop_items(1))),
+    "TUPLE2": _push(lambda machine, _: tuple(machine.pop_items(2))),
+    "TUPLE3": _push(lambda machine, _: tuple(machine.pop_items(3))),
+    "TUPLE": _push(lambda machine, _: tuple(machine.pop_to_mark())),
+    "EMPTY_LIST": _push(lambda machine, _: []),
+    "APPEND": lambda machine, _: machine.append_all(machine.pop_items(1)),
+    "APPENDS": lambda machine, _: machine.append_all(machine.pop_to_mark()),
+    "EMPTY_DICT": _push(lambda machine, _: {}),
+    "SETITEM": lambda machine, _: machine.set_all(machine.pop_items(2)),
+    "SETITEMS": lambda machine, _: machine.set_all(machine.pop_to_mark()),
+    "BINPUT": Unpickler.put,
+    "LONG_BINPUT": Unpickler.put,
+    "MEMOIZE": lambda machine, _: machine.put(len(machine.memo)),
+    "BINGET": _push(lambda machine, index: machine.memo[index]),
+    "LONG_BINGET": _push(lambda machine, index: machine.memo[index]),
+    "GLOBAL": lambda machine, names: machine.push_global(*names.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine.push_global(*machine.pop_items(2)),
+    "REDUCE": lambda machine, _: machine.call(),
+    "NEWOBJ": lambda machine, _: machine.call(),
+    "BUILD": lambda machine, _: machine.build(),
+    "BINPERSID": _push(lambda machine, _: machine.load_persistent(machine.stack.pop())),
+}
 
 
-def plain(value: Any, depth: int = 0, memo: Optional[dict] = None) -> Any:
-    """`value` with dicts, lists, tuples, arrays, numbers and strings only.
+def to_plain(value: Any, depth: int = 0, memo: Optional[dict] = None) -> Any:
+    """Return `value` with dicts, lists, tuples, arrays, numbers and strings only.
 
     Paddle's (name, array) pairs become the array. What the file shares stays shared.
     """
     memo = {} if memo is None else memo
-    if value is None or isinstance(value, (str, bytes, int, float)):
+    if value is None or isinstance(value, (str, bytes, int, float, np.ndarray)):
         return value
     if id(value) in memo:
         return memo[id(value)]
@@ -357,12 +412,14 @@ def plain(value: Any, depth: int = 0, memo: Optional[dict] = None) -> Any:
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise Refused("holds a mapping whose keys aren't text, not named arrays")
-        result = {key: plain(item, depth + 1, memo) for key, item in value.items()}
-    elif isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], _Array):
-        result = plain(value[1], depth + 1, memo)
+        result = {key: to_plain(item, depth + 1, memo) for key, item in value.items()}
+    elif isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Array):
+        result = to_plain(value[1], depth + 1, memo)
     elif isinstance(value, (list, tuple)):
-        result = type(value)(plain(item, depth + 1, memo) for item in value)
-    elif isinstance(value, (_Array, _Tensor)):
+        result = type(value)(to_plain(item, depth + 1, memo) for item in value)
+    elif isinstance(value, Array) and value.content is not None:
+        result = to_plain(value.content, depth + 1, memo)
+    elif isinstance(value, Tensor):
         result = value.resolve()
     else:
         name = value.name if isinstance(value, Global) else type(value).__name__
@@ -371,117 +428,121 @@ def plain(value: Any, depth: int = 0, memo: Optional[dict] = None) -> Any:
     return result
 
 
-def _read_torch_zip(path: str, select: Callable) -> Any:
-    """PyTorch 1.6 and later: data.pkl, and one entry of raw values for each storage."""
-    with zipfile.ZipFile(path) as opened:
-        names = opened.namelist()
-        prefix = next(name for name in names if is_torch_entry(name))[:-len("data.pkl")]
-        if prefix + "constants.pkl" in names:
-            raise Refused("is a TorchScript program, not a weights file")
-        if prefix + "byteorder" in names and _entry(opened, prefix + "byteorder") != b"little":
-            raise Refused("holds big-endian values; write it again on a little-endian machine")
-
-        def read_storage(storage: _Storage) -> np.ndarray:
-            reader.spend(storage.nbytes)
-            data = _entry(opened, f"{prefix}data/{storage.key}")
-            if len(data) != storage.nbytes:
-                raise Refused(f"states {storage.nbytes} bytes for a storage and holds {len(data)}")
-            return np.frombuffer(data, storage.stored_dtype)
-
-        stream = io.BytesIO(_entry(opened, prefix + "data.pkl"))
-        reader = _TorchReader(stream, os.path.getsize(path), read_storage)
-        return plain(select(reader.load()))
+def _torch_prefix(opened: zipfile.ZipFile) -> Optional[str]:
+    """Return what the names of PyTorch's own zip begin with; None if it isn't one."""
+    for name in opened.namelist():
+        if name == "data.pkl" or name.count("/") == 1 and name.endswith("/data.pkl"):
+            return name[:-len("data.pkl")]
+    return None
 
 
-def _entry(opened: zipfile.ZipFile, name: str) -> bytes:
-    """PyTorch doesn't compress, so no entry may be larger than the file."""
-    info = opened.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise Refused(f"holds {name:.80} compressed, which PyTorch doesn't do: refused")
-    return opened.read(info)
+def _read_torch_zip(opened: zipfile.ZipFile, prefix: str, file_bytes: int, select: Callable) -> Any:
+    """Read PyTorch 1.6 and later: data.pkl, and one entry of raw values for each storage."""
+    def entry(name: str) -> bytes:
+        info = opened.getinfo(prefix + name)
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            raise Refused(f"holds {name:.80} compressed, which PyTorch doesn't do: refused")
+        return opened.read(info)
+
+    def read_storage(key: str, storage: Storage) -> np.ndarray:
+        unpickler.charge(storage.nbytes)
+        data = entry(f"data/{key}")
+        if len(data) != storage.nbytes:
+            raise Refused(f"states {storage.nbytes} bytes for a storage and holds {len(data)}")
+        return np.frombuffer(data, storage.dtype)
+
+    names = opened.namelist()
+    if prefix + "constants.pkl" in names:
+        raise Refused("is a TorchScript program, not a weights file")
+    if prefix + "byteorder" in names and entry("byteorder") != b"little":
+        raise Refused("holds big-endian values; write it again on a little-endian machine")
+    unpickler = Unpickler(io.BytesIO(entry("data.pkl")), file_bytes, read_storage)
+    return to_plain(select(unpickler.load()))
 
 
-def is_torch_entry(name: str) -> bool:
-    """Whether an archive with this entry was written by PyTorch."""
-    return name == "data.pkl" or name.count("/") == 1 and name.endswith("/data.pkl")
-
-
-def _read_torch_legacy(stream: BinaryIO, select: Callable) -> Any:
-    """PyTorch before 1.6, after the magic number: four more pickles, then the raw storages."""
-    file_bytes = os.fstat(stream.fileno()).st_size
+def _read_torch_legacy(stream: BinaryIO, file_bytes: int, select: Callable) -> Any:
+    """Read PyTorch before 1.6, after the magic number: four more pickles, then the raw storages."""
     offsets = {}
 
-    def read_storage(storage: _Storage) -> np.ndarray:
-        if storage.key not in offsets:
-            raise Refused(f"lacks the values of the storage {storage.key:.40}")
-        stream.seek(offsets[storage.key])
-        return np.fromfile(stream, storage.stored_dtype, storage.size)
+    def read_storage(key: str, storage: Storage) -> np.ndarray:
+        if key not in offsets:
+            raise Refused(f"lacks the values of the storage {key:.40}")
+        stream.seek(offsets[key])
+        return np.fromfile(stream, storage.dtype, storage.size)
 
-    if _Reader(stream, file_bytes).load() != _TORCH_LEGACY_PROTOCOL:
+    if Unpickler(stream, file_bytes).load() != _TORCH_LEGACY_PROTOCOL:
         raise Refused("is written in an unknown protocol of PyTorch")
-    system = _Reader(stream, file_bytes).load()
-    if not system["little_endian"]:
+    if not Unpickler(stream, file_bytes).load()["little_endian"]:
         raise Refused("holds big-endian values; write it again on a little-endian machine")
-    reader = _TorchReader(stream, file_bytes, read_storage)
-    value = reader.load()
-    for key in _Reader(stream, file_bytes).load():
-        storage = reader.storages[key]
+    unpickler = Unpickler(stream, file_bytes, read_storage)
+    value = unpickler.load()
+    for key in Unpickler(stream, file_bytes).load():
+        storage = unpickler.storages[key]
         size = int.from_bytes(stream.read(8), "little", signed=True)
         offsets[key] = stream.tell()
         if size != storage.size or offsets[key] + storage.nbytes > file_bytes:
             raise Refused(f"is truncated or damaged: {storage.size} values stated for "
                           f"the storage {key:.40}, {size} stored")
         stream.seek(storage.nbytes, os.SEEK_CUR)
-    return plain(select(value))
+    return to_plain(select(value))
 
 
-def _read_npy(path: str) -> Any:
+def _read(path: str, select: Callable, is_unpacked: bool = False) -> Any:
+    file_bytes = os.path.getsize(path)
     with open(path, "rb") as stream:
+        kind = download.archive_kind(stream.read(512))
+        stream.seek(0)
+        if kind == "zip":
+            with zipfile.ZipFile(stream) as opened:
+                prefix = _torch_prefix(opened)
+                if prefix is not None:
+                    return _read_torch_zip(opened, prefix, file_bytes, select)
+        if kind is None:
+            value = Unpickler(stream, file_bytes).load()
+            if isinstance(value, int) and value == _TORCH_LEGACY_MAGIC:
+                return _read_torch_legacy(stream, file_bytes, select)
+            return to_plain(select(value))
+    if is_unpacked:
+        raise Refused("is an archive within an archive: refused")
+    return _read(download.unpack_single(path, ".pdparams"), select, is_unpacked=True)
+
+
+def read(path: str, select: Callable[[Any], Any] = lambda value: value) -> Any:
+    """Return the content of a file of Paddle or PyTorch as dicts, lists, arrays, numbers, text.
+
+    An archive of one `.pdparams` is unpacked into the download cache. bfloat16 comes as uint16.
+
+    Args:
+        select: is given the file's object and returns the part that is wanted; only its arrays are read.
+
+    Raises:
+        WeightsError: missing, damaged, of another format, or holding anything but data.
+    """
+    with errors_of(path, "a weights file"):
+        return _read(path, select)
+
+
+def read_npy(path: str) -> Any:
+    """Return the mapping in a file of np.save(path, mapping), as `read` does; raises as `read` does."""
+    with errors_of(path, "an .npy file"), open(path, "rb") as stream:
         version = np.lib.format.read_magic(stream)
         if version != (1, 0):
             raise Refused(f"is an .npy file of version {version}; np.save writes a mapping in (1, 0)")
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
         if shape != () or not dtype.hasobject:
             raise Refused("is an .npy file of an array, not of a mapping")
-        box = _NpyReader(stream, os.path.getsize(path)).load()
-        if not isinstance(box, _Box):
-            raise Refused("is an .npy file without a mapping")
-        return plain(box.value)
+        return to_plain(Unpickler(stream, os.path.getsize(path)).load())
 
 
-def _read(path: str, select: Callable) -> Any:
-    if archive.is_zip(path):
-        return _read_torch_zip(path, select)
-    with open(path, "rb") as stream:
-        value = _Reader(stream, os.path.getsize(path)).load()
-        if isinstance(value, int) and value == _TORCH_LEGACY_MAGIC:
-            return _read_torch_legacy(stream, select)
-    return plain(select(value))
-
-
-def read(path: str, select: Callable[[Any], Any] = lambda value: value) -> Any:
-    """The content of a file of `paddle.save` or `torch.save` as dicts, lists, arrays, numbers, text.
-
-    `select` is given what the file holds and returns the part that is wanted; only its arrays are read.
-    bfloat16 becomes float32 in a PyTorch file; Paddle stores it as uint16, which stays.
-
-    Raises:
-        WeightsError: missing, damaged, of another format, or holding anything but data.
-    """
-    return _guarded(path, "a weights file", lambda: _read(path, select))
-
-
-def read_npy(path: str) -> Any:
-    """The mapping in a file of np.save(path, mapping), as `read` returns it; raises as `read` does."""
-    return _guarded(path, "an .npy file", lambda: _read_npy(path))
-
-
-def _guarded(path: str, kind: str, read_file: Callable[[], Any]) -> Any:
-    """What `read_file` returns; its failures become a WeightsError about `path`, which was to be `kind`."""
+@contextlib.contextmanager
+def errors_of(path: str, kind: str) -> Iterator[None]:
+    """Inside, any failure becomes a WeightsError about `path`, which was expected to be `kind`."""
     try:
-        return read_file()
+        yield
     except Refused as reason:
         raise WeightsError(f"{path} {printable(str(reason))}") from None
+    except DataError as reason:
+        raise WeightsError(str(reason)) from None
     except FileNotFoundError:
         raise WeightsError(f"{path} doesn't exist") from None
     except OSError as error:

@@ -56,11 +56,12 @@ def attempt(number: int, folder: Path) -> Tuple[Ended, str]:
     path.write_bytes(hostile_files(str(folder / CANARY), weights)[name].content)
     if path.parent.name == "iter_2":
         rewrite_sums(path.parent)  # as if the run had saved it so
-    # What an archive of one file holds is unpacked in the download cache before it is read.
-    ended, fault = run(door.command, folder, changes=("home",))
-    if not fault and ended.code != 1:
+    # An archive is unpacked in the download cache; one with an odd path beside whole weights may be read.
+    may_pass = name.startswith("tricky")
+    ended, fault = run(door.command, folder, changes=("home", OUT, "run") if may_pass else ("home",))
+    if not fault and ended.code != 1 and not (may_pass and ended.code == 0):
         fault = f"wasn't refused (exit code {ended.code})"
-    if not fault and not ended.err.strip().split("\n")[-1].startswith(("WeightsError: ", "RunError: ")):
+    if not fault and ended.code and not ended.err.strip().split("\n")[-1].startswith(("WeightsError: ", "RunError: ")):
         fault = f"refused for another reason: {ended.err[-200:]}"
     if not fault and ended.seconds > TIME_LIMIT_SEC:
         fault = f"took {ended.seconds:.0f} s"

@@ -7,9 +7,19 @@ import pytest
 from paddleseg.models import FCN, EncNet
 from paddleseg.models.backbones.resnet import ResNet
 from paddleseg.weights import dialects
-from paddleseg.weights import load as weights
+from paddleseg.weights.load import load_weights, read_weights
 from paddleseg.weights.write import write_weights
 from tools.convert_weights import main
+
+CONFIG = """model:
+  type: EncNet
+  num_classes: 5
+  num_codes: 3
+  mid_channels: 8
+  aux_channels: 8
+  conv_bias: False
+  backbone: {type: ResNetVARIANT, base_channels: 4}
+"""
 
 
 def encnet(conv_bias=False, variant="v1c", aux_channels=8, depth=18):
@@ -27,8 +37,13 @@ def save(path, arrays):
     return path
 
 
+def save_config(path, variant):
+    path.write_text(CONFIG.replace("VARIANT", variant))
+    return path
+
+
 def assert_same(path, expected):
-    actual = weights.read_weights(str(path))
+    actual = read_weights(str(path))
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
         assert actual[name].dtype == value.dtype and actual[name].shape == value.shape
@@ -38,49 +53,47 @@ def assert_same(path, expected):
 @pytest.fixture
 def run(tmp_path, capsys):
     def convert(source, name, *flags, code=0):
-        assert main([str(source), str(tmp_path / name), *flags]) == code
+        assert main([str(source), str(tmp_path / name), *map(str, flags)]) == code
         said = capsys.readouterr()
         assert code == 0 or not (tmp_path / name).exists()
         return tmp_path / name, said.out if code == 0 else said.err
     return convert
 
 
+@pytest.mark.parametrize("with_config", [False, True])
 @pytest.mark.parametrize("to, depth, variant", [
     ("mmseg", 18, "v1c"), ("pytorch_encoding", 18, "v1s"), ("mmseg_d", 50, "vd"), ("mmseg", 18, "v1b")])
-def test_there_and_back(run, tmp_path, to, depth, variant):
+def test_there_and_back(run, tmp_path, to, depth, variant, with_config):
     ours = state_of(encnet(variant=variant, depth=depth))
-    theirs, said = run(save(tmp_path / "ours.pdparams", ours), "theirs.pdparams", "--to", to)
+    flags = ("--config", save_config(tmp_path / "c.yml", f"{depth}_{variant}")) if with_config else ()
+    name = to.replace("_d", "") if with_config else to  # the model tells whether shortcuts pool
+    theirs, said = run(save(tmp_path / "ours.pdparams", ours), "theirs.pdparams", "--to", name, *flags)
     counters = sum(name.endswith("_mean") for name in ours)
-    assert f"{counters} num_batches_tracked added, all 0" in said
-    assert ("take --to mmseg_d" in said) == (to == "mmseg" and variant == "v1c")
-    assert_same(theirs, dialects.from_ours(ours, to))
-    back, said = run(theirs, "back.pdparams")
-    assert f"theirs.pdparams: {len(ours) + counters} arrays in the names of {to}\n" in said
-    assert f"{counters} num_batches_tracked left out\n" in said
-    assert f"back.pdparams: {len(ours)} arrays for paddle, sha256 " in said
+    assert f"{counters} num_batches_tracked added" in said
+    assert ("take --to mmseg_d" in said) == (to == "mmseg" and variant == "v1c" and not with_config)
+    assert ("--config" in said) == (not with_config)
+    assert_same(theirs, dialects.convert_from_paddleseg(ours, to))
+    back, said = run(theirs, "back.pdparams", *flags)
+    assert f"{len(ours) + counters} arrays in the names of {to}\n" in said
+    assert f"{counters} num_batches_tracked left out\n" in said and f"{len(ours)} arrays for paddle, sha256 " in said
     assert_same(back, ours)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
 def test_formats(run, tmp_path, suffix):
-    pytest.importorskip("safetensors" if suffix == ".safetensors" else "torch")
+    library = pytest.importorskip("safetensors" if suffix == ".safetensors" else "torch")
     ours = state_of(encnet())
+    expected = dialects.convert_from_paddleseg(ours, "mmseg")
     theirs, _ = run(save(tmp_path / "ours.pdparams", ours), "theirs" + suffix, "--to", "mmseg")
-    assert_same(theirs, dialects.from_ours(ours, "mmseg"))
+    assert_same(theirs, expected)
     again, _ = run(theirs, "again" + suffix, "--to", "mmseg")
     assert theirs.read_bytes() == again.read_bytes()
     assert_same(run(theirs, "back.pdparams")[0], ours)
-
-
-def test_pytorch_reads_what_is_written(run, tmp_path):
-    torch = pytest.importorskip("torch")
-    ours = state_of(encnet())
-    path, _ = run(save(tmp_path / "ours.pdparams", ours), "theirs.pth", "--to", "mmseg")
-    loaded = torch.load(str(path), weights_only=True)
-    expected = dialects.from_ours(ours, "mmseg")
-    assert list(loaded) == list(expected)
-    assert all(np.array_equal(loaded[name].numpy(), value) for name, value in expected.items())
-    assert loaded["backbone.stem.1.num_batches_tracked"].dtype == torch.int64
+    if suffix != ".safetensors":
+        loaded = library.load(str(theirs), weights_only=True)
+        assert list(loaded) == list(expected)
+        assert all(np.array_equal(loaded[name].numpy(), value) for name, value in expected.items())
+        assert loaded["backbone.stem.1.num_batches_tracked"].dtype == library.int64
 
 
 @pytest.mark.parametrize("name, package", [("x.pth", "torch"), ("x.safetensors", "safetensors")])
@@ -88,7 +101,7 @@ def test_a_package_that_is_not_there(run, tmp_path, monkeypatch, name, package):
     for module in (package, package + ".numpy"):
         monkeypatch.setitem(sys.modules, module, None)
     _, said = run(save(tmp_path / "ours.pdparams", state_of(encnet())), name, code=1)
-    assert said == f"WeightsError: {tmp_path / name} needs the package {package}: pip install {package}\n"
+    assert f"pip install {package}\n" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.pdparams"]
 
 
@@ -101,16 +114,16 @@ def test_digest(run, tmp_path):
 
 def test_for_paddleseg_biases_are_added(run, tmp_path):
     state = state_of(encnet(variant="vd", depth=50))
-    source = save(tmp_path / "theirs.pdparams", dialects.from_ours(state, "mmseg_d"))
+    source = save(tmp_path / "theirs.pdparams", dialects.convert_from_paddleseg(state, "mmseg_d"))
     path, said = run(source, "model.pdparams", "--to", "paddleseg")
-    assert "3 biases of 0 added before a batch norm\n" in said and "PaddleSeg" not in said
+    assert "3 biases of 0 added" in said and "PaddleSeg" not in said
     model = encnet(variant="vd", depth=50, conv_bias=True)
-    weights.load_pretrained(model, str(path))
+    load_weights(model, str(path))
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), state.get(name, np.zeros(value.shape)))
     back, said = run(path, "back.pdparams", "--to", "mmseg_d")
     assert "3 biases before a batch norm taken off the running means" in said
-    assert_same(back, weights.read_weights(str(source)))
+    assert_same(back, read_weights(str(source)))
 
 
 @pytest.mark.parametrize("model, dialect, notes", [
@@ -120,7 +133,7 @@ def test_for_paddleseg_biases_are_added(run, tmp_path):
     (encnet(variant="vd", conv_bias=True), "paddleseg", []),
     (ResNet(50, "vd", base_channels=4), "mmseg_d", [])])
 def test_where_paddleseg_computes_something_else_it_is_said(run, tmp_path, model, dialect, notes):
-    source = save(tmp_path / "x.pdparams", dialects.from_ours(state_of(model), dialect))
+    source = save(tmp_path / "x.pdparams", dialects.convert_from_paddleseg(state_of(model), dialect))
     _, said = run(source, "model.pdparams", "--to", "paddleseg")
     assert said.count("PaddleSeg") == 2 * len(notes)
     assert all(note in said for note in notes)
@@ -128,34 +141,38 @@ def test_where_paddleseg_computes_something_else_it_is_said(run, tmp_path, model
 
 def test_pooled_shortcuts_stay_pooled(run, tmp_path):
     state = state_of(encnet(variant="vd", depth=50))
-    source = save(tmp_path / "x.pdparams", dialects.from_ours(state, "mmseg_d"))
+    source = save(tmp_path / "x.pdparams", dialects.convert_from_paddleseg(state, "mmseg_d"))
     path, _ = run(source, "y.pdparams", "--to", "pytorch_encoding")
-    assert_same(path, dialects.from_ours(state, "pytorch_encoding_d"))
-    source = save(tmp_path / "x.pdparams", dialects.from_ours(state_of(encnet()), "mmseg"))
+    assert_same(path, dialects.convert_from_paddleseg(state, "pytorch_encoding_d"))
+    run(source, "w.pdparams", "--config", save_config(tmp_path / "c.yml", "50_v1c"), code=1)
+    source = save(tmp_path / "x.pdparams", dialects.convert_from_paddleseg(state_of(encnet()), "mmseg"))
     _, said = run(source, "z.pdparams", "--to", "pytorch_encoding_d", code=1)
-    assert "shortcuts don't pool" in said and "take --to pytorch_encoding\n" in said
+    assert "take --to pytorch_encoding\n" in said
 
 
 def test_backbones(run, tmp_path):
     state = {**state_of(ResNet(18, "v1c", base_channels=4)), "fc.weight": np.ones((32, 10), "float32"),
              "fc.bias": np.ones(10, "float32")}
     theirs, _ = run(save(tmp_path / "x.pdparams", state), "theirs.pdparams", "--to", "pytorch_encoding")
-    assert "conv1.6.weight" in weights.read_weights(str(theirs))
-    assert_same(run(theirs, "back.pdparams", "--to", "paddleseg")[0], state)
+    assert "conv1.6.weight" in read_weights(str(theirs))
+    config = save_config(tmp_path / "c.yml", "18_v1c")
+    assert_same(run(theirs, "back.pdparams", "--to", "paddleseg", "--config", config)[0], state)
+    run(theirs, "y.pdparams", "--config", save_config(tmp_path / "c.yml", "34_v1c"), code=1)
 
 
-@pytest.mark.parametrize("change, fault", [
+@pytest.mark.parametrize("change, error", [
     (lambda state: state.pop("head.bias"), "missing: head.bias"),
     (lambda state: state.update(odd=np.ones(1, "float32")), "unexpected: odd"),
-    (lambda state: state.update({"head.bias": np.ones(6, "float32")}), r"mis-shaped: head.bias (6, not 5)")])
+    (lambda state: state.update({"head.bias": np.ones(6, "float32")}), "mis-shaped: head.bias")])
 @pytest.mark.parametrize("to", ["paddle", "paddleseg", "mmseg", "pytorch_encoding"])
-def test_a_part_of_a_model_is_refused(run, tmp_path, change, fault, to):
+def test_a_part_of_a_model_is_refused(run, tmp_path, change, error, to):
     state = state_of(encnet())
     change(state)
-    source = save(tmp_path / "x.pdparams", state)
-    _, said = run(source, "y.pdparams", "--to", to, code=1)
-    assert said.startswith(f"WeightsError: {source}: no whole EncNet") and said.endswith(f"; {fault}\n")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.pdparams"]
+    source, config = save(tmp_path / "x.pdparams", state), save_config(tmp_path / "c.yml", "18_v1c")
+    _, said = run(source, "y.pdparams", "--to", to, "--config", config, code=1)
+    assert said.startswith(f"WeightsError: {source}: ") and error in said
+    if error.startswith("unexpected"):  # names alone tell
+        assert error in run(source, "y.pdparams", "--to", to, code=1)[1]
 
 
 def test_paddleseg_has_no_such_fcn(run, tmp_path):
@@ -164,19 +181,12 @@ def test_paddleseg_has_no_such_fcn(run, tmp_path):
     assert "take --to paddle " in said
 
 
-@pytest.mark.parametrize("name, fault", [("y.onnx", "is of no format"), ("", "is of no format"),
-                                         ("folder.pth", "is a folder")])
-def test_outputs_that_cannot_be(tmp_path, capsys, name, fault):
+def test_paths_that_cannot_be(tmp_path, capsys):
     (tmp_path / "folder.pth").mkdir()
     source = save(tmp_path / "x.pdparams", state_of(encnet()))
-    assert main([str(source), str(tmp_path / name)]) == 2
-    assert fault in capsys.readouterr().err
-
-
-def test_the_input_is_not_overwritten(tmp_path, capsys):
-    source = save(tmp_path / "x.pdparams", state_of(encnet()))
     before = source.read_bytes()
-    assert main([str(source), str(tmp_path / "." / "x.pdparams"), "--to", "mmseg"]) == 2
-    assert "both IN and OUT" in capsys.readouterr().err and source.read_bytes() == before
+    for name in ("y.onnx", "", "folder.pth", "./x.pdparams"):
+        assert main([str(source), f"{tmp_path}/{name}", "--to", "mmseg"]) == 2
+    assert source.read_bytes() == before
     assert main([str(tmp_path / "none.pth"), str(tmp_path / "y.pdparams")]) == 1
     assert "doesn't exist" in capsys.readouterr().err

@@ -1,16 +1,16 @@
-import contextlib
 import hashlib
 import http.server
 import multiprocessing
 import os
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from paddleseg.cvlibs.errors import WeightsError
 from paddleseg.utils import download
-from paddleseg.weights import load as weights
+from paddleseg.weights.load import find_weights
 from paddleseg.weights.write import write_weights
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -19,7 +19,7 @@ LENGTHS = {"length below 0": "-1", "length in words": "many", "long length": "9"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT; the server's `faults` spoil the first answers, its `log` keeps the ranges asked for."""
+    """Serves CONTENT; the server's `faults` corrupt the first answers, its `log` keeps the ranges asked for."""
 
     def do_GET(self):
         fault = self.server.faults.pop(0) if self.server.faults else None
@@ -130,30 +130,18 @@ def test_a_part_longer_than_the_file_is_dropped(server, target):
     expect_whole(target)
 
 
-def test_cut_for_good(server, target):
-    server.faults, server.tag = ["cut"] * 3, None
-    with pytest.raises(download.DownloadError, match="ended after 100000 of 300000 bytes, 3 attempts"):
-        fetch(server.url, target)
-    assert not os.path.exists(target)
-
-
 def test_wrong_sha256_leaves_nothing(server, target):
     with pytest.raises(download.DownloadError, match=SHA256):
         fetch(f"{server.url}#sha256={'0' * 64}", target)
     assert os.listdir(os.path.dirname(target)) == ["x.bin.lock"]
 
 
-@pytest.mark.parametrize("digits, fits", [(SHA256[:8], True), ("0badc0de", False)])
-def test_the_digits_in_a_hub_name_are_checked(server, target, digits, fits):
-    url = server.url.replace("x.bin", f"x-{digits}.pth")
-    if fits:
-        fetch(url, target)
-        expect_whole(target)
-        return
-    with pytest.raises(download.DownloadError, match="0badc0de"):
-        fetch(url, target)
-    fetch(f"{url}#sha256={SHA256}", target)
+def test_the_digits_in_a_hub_name_are_checked(server, target):
+    fetch(server.url.replace("x.bin", f"x-{SHA256[:8]}.pth"), target)
     expect_whole(target)
+    os.remove(target)
+    with pytest.raises(download.DownloadError, match="0badc0de"):
+        fetch(server.url.replace("x.bin", "x-0badc0de.pth"), target)
 
 
 def test_a_file_put_there_by_hand_is_checked_too(server, target):
@@ -166,14 +154,8 @@ def test_a_file_put_there_by_hand_is_checked_too(server, target):
     assert server.log == []
 
 
-def test_tries_again_after_a_passing_error(server, target):
-    server.faults = [503, 500]
-    fetch(server.url, target)
-    expect_whole(target)
-
-
 @pytest.mark.parametrize("faults, word, requests", [
-    ([404], "HTTP 404", 1), ([503] * 3, "HTTP 503", 3), (["no length"], "size", 1), *(([fault], "size", 1)
+    ([404], "HTTP 404", 1), ([500, 503, 503], "HTTP 503", 3),  (["no length"], "size", 1), *(([fault], "size", 1)
                                                                                       for fault in LENGTHS)])
 def test_errors_of_the_server(server, target, faults, word, requests):
     server.faults = faults
@@ -200,7 +182,7 @@ def test_redirects(server, target, redirect, allowed):
 def test_no_redirect_from_https_to_http():
     request = download.urllib.request.Request("https://example.com/x")
     with pytest.raises(download.DownloadError, match="only https"):
-        download._Redirects().redirect_request(request, None, 302, "", {}, "http://127.0.0.1/x")
+        download._HttpsRedirects().redirect_request(request, None, 302, "", {}, "http://127.0.0.1/x")
 
 
 @pytest.mark.parametrize("url", ["http://example.com/x", "ftp://example.com/x", "file:///etc/passwd", "https:///x",
@@ -220,32 +202,14 @@ def test_addresses_that_cannot_be_sent_are_tried_once(target, url, tmp_path, mon
     with pytest.raises(download.DownloadError):
         fetch(url, target)
     with pytest.raises(WeightsError):
-        weights.find_weights(url)
+        find_weights(url)
     assert not os.path.exists(target)
 
 
-def test_a_file_that_another_process_fetched_meanwhile_is_checked(server, target, monkeypatch):
-    os.makedirs(os.path.dirname(target))
-
-    @contextlib.contextmanager
-    def write_meanwhile(path):
-        with open(target, "wb") as stream:
-            stream.write(b"other")
-        yield
-
-    monkeypatch.setattr(download, "_locked", write_meanwhile)
-    with pytest.raises(download.DownloadError, match="SHA-256"):
-        fetch(f"{server.url}#sha256={SHA256}", target)
-
-
 def test_disk_without_room(server, target, monkeypatch):
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: _Usage)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(download.DownloadError, match="300000 bytes more, 10 are free"):
         fetch(server.url, target)
-
-
-class _Usage:
-    free = 10
 
 
 def _download_in_a_process(url, target, barrier):
@@ -286,7 +250,7 @@ def test_cache_path(monkeypatch):
 
 def test_find_weights_downloads_to_the_cache(server, tmp_path, monkeypatch):
     monkeypatch.setenv("PADDLESEG_HOME", str(tmp_path))
-    path = weights.find_weights(server.url)
+    path = find_weights(server.url)
     assert path == download.cache_path(server.url)
     with open(path, "rb") as stream:
         assert stream.read() == CONTENT
@@ -298,9 +262,9 @@ def test_offline_the_error_says_where_to_put_the_file(tmp_path, monkeypatch):
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as closed:
         url = f"http://127.0.0.1:{closed.server_port}/resnet.pdparams"
     with pytest.raises(WeightsError) as caught:
-        weights.find_weights(url)
+        find_weights(url)
     message = str(caught.value)
     assert url in message and download.cache_path(url) in message and "not reachable" in message
     assert "--opts model.backbone.pretrained=None" in message and "\n" not in message
     write_weights(download.cache_path(url), {"x": np.ones(1)})
-    assert weights.find_weights(url) == download.cache_path(url)
+    assert find_weights(url) == download.cache_path(url)

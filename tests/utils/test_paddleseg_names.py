@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from paddleseg.cvlibs.errors import DataError, WeightsError
-from paddleseg.utils import archive, download
-from paddleseg.utils.download import DownloadError, download_file_and_uncompress
+from paddleseg.utils import download
+from paddleseg.utils.download import DownloadError, download_file_and_uncompress, unpack_folder
 
 URL = "https://example.org/sets/tiny.{}"
 
 
-def make_archive(path: Path, members: dict, link: bool = False) -> Path:
-    """A .zip or .tar.gz of name -> bytes."""
+def make_archive(path: Path, members: dict) -> Path:
+    """Write a .zip or .tar.gz of name -> bytes; a member "link" is one."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as opened:
             for name, content in members.items():
@@ -29,11 +29,9 @@ def make_archive(path: Path, members: dict, link: bool = False) -> Path:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
+            if name == "link":
+                info.type, info.linkname, info.size = tarfile.SYMTYPE, "/etc/passwd", 0
             opened.addfile(info, io.BytesIO(content))
-        if link:
-            info = tarfile.TarInfo("tiny/link")
-            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            opened.addfile(info)
     return path
 
 
@@ -81,25 +79,15 @@ def test_what_is_there_is_never_deleted(server, tmp_path):
     assert (tmp_path / "tiny" / "precious").exists()
 
 
-@pytest.mark.parametrize("kind, members, message", [
-    *((kind, members, message) for kind in ("zip", "tar.gz") for members, message in (
-        ({"a": b"1", "../b": b"2"}, "a path outside its folder"), ({"/etc/a": b"1"}, "a path outside its folder"),
-        ({"a\nb": b"1"}, "control characters"))),
-    ("tar.gz", {"a": bytes(3 << 20)}, "more than there is room for")])
-def test_a_hostile_archive_leaves_nothing(tmp_path, kind, members, message):
-    path = make_archive(tmp_path / f"bad.{kind}", members)
-    with pytest.raises(DataError, match=message):
-        archive.unpack_all(str(path), str(tmp_path / "out"))
-    assert os.listdir(tmp_path) == [path.name]
-
-
-def test_a_link_and_a_damaged_archive_are_refused(tmp_path):
-    path = make_archive(tmp_path / "bad.tar.gz", {"tiny/a": b"1"}, link=True)
-    with pytest.raises(DataError, match="a link or a device"):
-        archive.unpack_all(str(path), str(tmp_path / "out"))
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(DataError, match="can't be unpacked"):
-        archive.unpack_all(str(path), str(tmp_path / "out"))
+@pytest.mark.parametrize("kind, members", [
+    *(("tar.gz", {"a": b"1", name: b"2"}) for name in ("../b", "a/../../b", "link")), ("tar.gz", {"a": bytes(3 << 20)}),
+    ("zip", {"a": b"1", "a/b": b"2"}), ("tar.gz", None)])
+def test_what_a_hostile_or_damaged_archive_would_unpack_is_gone(tmp_path, kind, members):
+    path = make_archive(tmp_path / f"bad.{kind}", members or {"a": b"1"})
+    if members is None:
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError):
+        unpack_folder(str(path), "bad", str(tmp_path / "out"))
     assert os.listdir(tmp_path) == [path.name]
 
 

@@ -1,3 +1,5 @@
+"""Names of other projects, stated once more from their public definitions, there and back."""
+
 import numpy as np
 import paddle
 import pytest
@@ -6,7 +8,7 @@ from paddleseg.cvlibs.errors import WeightsError
 from paddleseg.models import FCN, EncNet
 from paddleseg.models.backbones.resnet import ResNet
 from paddleseg.weights import dialects
-from paddleseg.weights import load as weights
+from paddleseg.weights.load import load_into, load_pretrained, load_weights
 from paddleseg.weights.write import write_weights
 
 BACKBONES = [("torchvision", "v1b"), ("mmseg", "v1c"), ("mmseg", "v1s"), ("pytorch_encoding", "v1c"),
@@ -129,6 +131,10 @@ def their_fcn(project):
     return theirs.pytorch_encoding_aux()
 
 
+def our_fcn():
+    return FCN(CLASSES, ResNet(34, "v1c", base_channels=4), channels=WIDTH, aux_channels=AUX, conv_bias=False)
+
+
 def our_encnet(variant="v1c", lateral=False, se=True, conv_bias=False):
     return EncNet(CLASSES, ResNet(34, variant, base_channels=4), num_codes=CODES, mid_channels=WIDTH, use_se_loss=se,
                   add_lateral=lateral, aux_channels=AUX, conv_bias=conv_bias, aux_dropout=0.0)
@@ -143,15 +149,20 @@ def random_state(layer, seed=0):
             for name, value in layer.state_dict().items()}
 
 
-def assert_same(actual, expected, ordered=True):
-    assert (list if ordered else set)(actual) == (list if ordered else set)(expected)
+def assert_same(actual, expected):
+    assert list(actual) == list(expected)
     for name, value in expected.items():
         assert actual[name].dtype == value.dtype
         np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
-def shapes_of(layer):
-    return {name: tuple(value.shape) for name, value in layer.state_dict().items()}
+def assert_there_and_back(theirs, dialect, model):
+    ours, recognised = dialects.convert_to_paddleseg(theirs)
+    assert recognised == dialect and not dialects.unknown_names(ours)
+    assert_same(dialects.convert_from_paddleseg(ours, dialect), theirs)
+    assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == {
+        name: value.shape for name, value in ours.items() if not name.startswith("fc.")}
+    return ours
 
 
 @pytest.mark.parametrize("bottleneck", [False, True])
@@ -161,34 +172,16 @@ def test_a_backbone_there_and_back_is_exact(dialect, variant, bottleneck):
         pytest.skip("ours projects in stage 1, theirs doesn't")
     theirs = Theirs().resnet(dialect, variant, bottleneck)
     theirs.layer("fc", 10, 4)
-    ours, recognised = dialects.to_ours(theirs)
-    assert recognised == dialect
+    ours = assert_there_and_back(theirs, dialect, ResNet(50 if bottleneck else 34, variant, base_channels=4))
     np.testing.assert_array_equal(ours["fc.weight"], theirs["fc.weight"].T)
-    assert_same(dialects.from_ours(ours, dialect), theirs)
-    del ours["fc.weight"], ours["fc.bias"]
-    model = ResNet(50 if bottleneck else 34, variant, base_channels=4)
-    assert shapes_of(model) == {name: value.shape for name, value in ours.items()}
 
 
 @pytest.mark.parametrize("lateral, se", [(False, True), (True, True), (False, False)])
 @pytest.mark.parametrize("variant", ["v1b", "v1c", "v1s"])
 @pytest.mark.parametrize("project", PROJECTS)
-def test_an_encnet_there_and_back_is_exact(project, variant, lateral, se):
-    theirs = their_encnet(project, variant, lateral, se)
-    ours, dialect = dialects.to_ours(theirs)
-    assert dialect == project
-    assert shapes_of(our_encnet(variant, lateral, se)) == {name: value.shape for name, value in ours.items()}
-    assert_same(dialects.from_ours(ours, dialect), theirs)
-
-
-@pytest.mark.parametrize("project", PROJECTS)
-def test_an_fcn_there_and_back_is_exact(project):
-    theirs = their_fcn(project)
-    ours, dialect = dialects.to_ours(theirs)
-    model = FCN(CLASSES, ResNet(34, "v1c", base_channels=4), channels=WIDTH, aux_channels=AUX, conv_bias=False)
-    assert dialect == project
-    assert shapes_of(model) == {name: value.shape for name, value in ours.items()}
-    assert_same(dialects.from_ours(ours, dialect), theirs)
+def test_a_model_there_and_back_is_exact(project, variant, lateral, se):
+    assert_there_and_back(their_encnet(project, variant, lateral, se), project, our_encnet(variant, lateral, se))
+    assert_there_and_back(their_fcn(project), project, our_fcn())
 
 
 @pytest.mark.parametrize("project, theirs, ours, transposed", [
@@ -206,110 +199,38 @@ def test_an_fcn_there_and_back_is_exact(project):
     ("pytorch_encoding", "head.encmodule.selayer.weight", "se_layer.weight", True),
     ("pytorch_encoding", "auxlayer.conv5.1.weight", "fcn_head.conv_bn_relu._batch_norm.weight", False)])
 def test_names(project, theirs, ours, transposed):
-    their_weights = their_encnet(project, lateral=True)
-    value = their_weights[theirs]
-    np.testing.assert_array_equal(dialects.to_ours(their_weights)[0][ours], value.T if transposed else value)
+    weights = their_encnet(project, lateral=True)
+    value = weights[theirs]
+    np.testing.assert_array_equal(dialects.convert_to_paddleseg(weights)[0][ours], value.T if transposed else value)
 
 
-@pytest.mark.parametrize("make, project", [(make, project) for make in (their_encnet, their_fcn)
-                                           for project in PROJECTS])
-def test_what_lacks_any_one_parameter_is_refused(make, project):
-    theirs = make(project, lateral=True) if make is their_encnet else make(project)
-    ours, _ = dialects.to_ours(theirs)
-    for name in theirs:
-        if name.endswith("num_batches_tracked"):
-            continue
-        with pytest.raises(WeightsError, match=f"missing: {name}"):
-            dialects.to_ours({key: value for key, value in theirs.items() if key != name})
-    for name in ours:
-        with pytest.raises(WeightsError, match=f"missing: {name}"):
-            dialects.from_ours({key: value for key, value in ours.items() if key != name}, project)
+def test_what_has_no_counterpart_is_refused():
+    """Pooling shortcuts of basic blocks or beside a stem of one convolution, whole models in torchvision, ONNX."""
+    one_conv = {name.replace("downsample.1", "downsample.2").replace("downsample.0", "downsample.1"): value
+                for name, value in Theirs().resnet("torchvision", "v1b", True).items()}
+    for theirs in (one_conv, Theirs().resnet("mmseg_d", "vd", False)):
+        with pytest.raises(WeightsError):
+            dialects.convert_to_paddleseg(theirs)
+    for model, dialect in ((ResNet(18, "vd", base_channels=4), "mmseg_d"), (our_encnet(), "torchvision"),
+                           (our_encnet(), "onnx"), (our_encnet("v1b"), "mmseg_d")):
+        with pytest.raises(WeightsError):
+            dialects.convert_from_paddleseg(random_state(model), dialect)
 
 
-@pytest.mark.parametrize("project", PROJECTS)
-def test_what_has_any_one_parameter_of_another_shape_is_refused(project):
-    theirs = their_encnet(project, lateral=True)
-    ours, _ = dialects.to_ours(theirs)
-    for name, value in theirs.items():
-        if not name.endswith("num_batches_tracked"):
-            with pytest.raises(WeightsError, match="mis-shaped: .* not "):
-                dialects.to_ours({**theirs, name: np.zeros((value.shape[0] + 1, *value.shape[1:]), "float32")})
-    for name, value in ours.items():
-        for shape in ((value.shape[0] + 1, *value.shape[1:]), (*value.shape, 1), ()):
-            with pytest.raises(WeightsError, match="mis-shaped"):
-                dialects.from_ours({**ours, name: np.zeros(shape, "float32")}, project)
-
-
-def test_a_missing_block_is_refused():
-    theirs = {name: value for name, value in their_encnet("mmseg").items()
-              if not name.startswith("backbone.layer3.5.")}
-    with pytest.raises(WeightsError, match=r"missing: backbone.layer3.5.conv1.weight, .*\(\+5 more\)"):
-        dialects.to_ours(theirs)
-
-
-@pytest.mark.parametrize("dialect", PROJECTS)
-def test_what_is_of_another_model_is_refused(dialect):
-    theirs = their_encnet(dialect)
-    odd = "decode_head.convs.1.conv.weight" if dialect == "mmseg" else "head.conv7.weight"
-    with pytest.raises(WeightsError, match=f"no whole EncNet in the names of {dialect}; unexpected: {odd}$"):
-        dialects.to_ours({**theirs, odd: np.zeros(1)})
-    ours, _ = dialects.to_ours(theirs)
-    for target in ("paddleseg", dialect):
-        with pytest.raises(WeightsError, match="unexpected: odd$"):
-            dialects.from_ours({**ours, "odd": np.zeros(1)}, target)
-
-
-def test_the_unused_classifier_of_a_whole_model_is_left_out():
-    theirs = their_encnet("pytorch_encoding")
-    expected, _ = dialects.to_ours(theirs)
-    theirs.layer("pretrained.fc", 10, 32)
-    assert_same(dialects.to_ours(theirs)[0], expected)
-
-
-def test_basic_blocks_of_vd_are_in_no_other_dialect():
-    ours = random_state(ResNet(18, "vd", base_channels=4))
-    with pytest.raises(WeightsError, match="unexpected: bb_0_0.short._conv.weight"):
-        dialects.from_ours(ours, "mmseg_d")
-    with pytest.raises(WeightsError, match=r"missing: layer1.0.downsample.1.weight"):
-        dialects.to_ours(Theirs().resnet("mmseg_d", "vd", False))
-
-
-@pytest.mark.parametrize("bottleneck", [False, True])
-def test_one_convolution_in_the_stem_and_pooled_shortcuts_are_refused(bottleneck):
-    theirs = {name.replace("downsample.1", "downsample.2").replace("downsample.0", "downsample.1"): value
-              for name, value in Theirs().resnet("torchvision", "v1b", bottleneck).items()}
-    with pytest.raises(WeightsError, match="pools"):
-        dialects.to_ours(theirs)
-    whole = their_encnet("mmseg", "v1b")
-    whole["backbone.layer2.0.downsample.2.weight"] = whole["backbone.layer2.0.downsample.1.weight"]
-    with pytest.raises(WeightsError, match="pools"):
-        dialects.to_ours(whole)
-
-
-@pytest.mark.parametrize("dialect, message", [("torchvision", "only"), ("onnx", "none of paddleseg, torchvision")])
-def test_a_dialect_without_such_a_model_is_refused(dialect, message):
-    with pytest.raises(WeightsError, match=message):
-        dialects.from_ours(random_state(our_encnet()), dialect)
-
-
-def test_our_names_are_kept():
+def test_our_names_and_those_of_the_users_own_models_are_kept():
     ours = random_state(our_encnet())
-    same, dialect = dialects.to_ours(ours)
-    assert dialect == "paddleseg"
-    assert_same(same, ours)
-    assert_same(dialects.from_ours(ours, "paddleseg"), ours)
-
-
-def test_models_of_the_users_own_are_left_alone():
-    own = {"conv1.weight": np.ones(1), "layer1.0.conv1.weight": np.ones(1), "layer1.0.bn1._mean": np.ones(1)}
-    head = {f"decode_head.{name}": value for name, value in own.items()}
-    for weights_of_own in (own, head, {"conv1.weight": np.ones(1), "stem.0.weight": np.ones(1)}):
-        same, dialect = dialects.to_ours(weights_of_own)
-        assert dialect == "paddleseg" and same == weights_of_own
+    one = np.ones(1)
+    own = {"conv1.weight": one, "layer1.0.conv1.weight": one, "layer1.0.bn1._mean": one}
+    for kept in (ours, own, {f"decode_head.{name}": value for name, value in own.items()},
+                 {"conv1.weight": one, "stem.0.weight": one}):
+        same, dialect = dialects.convert_to_paddleseg(kept)
+        assert dialect == "paddleseg"
+        assert_same(same, kept)
+    assert_same(dialects.convert_from_paddleseg(ours, "paddleseg"), ours)
 
 
 def outputs(model, state, x, training):
-    weights.load_into(model, state, "state")
+    load_into(model, state, "state")
     (model.train if training else model.eval)()
     with paddle.no_grad():
         return [output.numpy() for output in model(x)]
@@ -321,7 +242,7 @@ def test_folded_biases_leave_the_outputs(float64, project, training):
     biased, plain = our_encnet(lateral=True, conv_bias=True), our_encnet(lateral=True)
     state = random_state(biased)
     assert len(dialects.conv_biases(state)) == 6
-    folded, _ = dialects.to_ours(dialects.from_ours(state, project))
+    folded, _ = dialects.convert_to_paddleseg(dialects.convert_from_paddleseg(state, project))
     x = paddle.randn([2, 3, 33, 65])
     for ours, theirs in zip(outputs(biased, state, x, training), outputs(plain, folded, x, training)):
         np.testing.assert_allclose(theirs, ours, rtol=1e-9, atol=1e-9 * np.abs(ours).max())
@@ -341,48 +262,39 @@ def test_added_biases_leave_the_outputs_and_every_bit(float64):
     (18, "v1b", "torchvision"), (50, "v1b", "torchvision"), (50, "v1c", "mmseg"), (18, "v1c", "mmseg"),
     (50, "v1s", "pytorch_encoding"), (50, "vd", "mmseg_d")])
 def test_a_file_of_a_dialect_loads_into_the_backbone(tmp_path, depth, variant, dialect):
-    model = ResNet(depth, variant, base_channels=4)
+    model, path = ResNet(depth, variant, base_channels=4), str(tmp_path / "x.pdparams")
     ours = random_state(model)
-    theirs = dialects.from_ours(ours, dialect)
-    assert set(theirs).isdisjoint(ours)
-    theirs.update({"fc.weight": np.zeros([10, 8], "float32")})
-    path = str(tmp_path / "x.pdparams")
-    write_weights(path, theirs)
-    weights.load_pretrained(model, path)
+    write_weights(path, {**dialects.convert_from_paddleseg(ours, dialect), "fc.weight": np.zeros([10, 8], "float32")})
+    load_pretrained(model, path)
     for key, value in model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), ours[key])
 
 
 @pytest.mark.parametrize("project", PROJECTS)
-def test_a_file_of_a_dialect_loads_into_the_model(tmp_path, project):
-    path = str(tmp_path / "x.pdparams")
-    theirs = their_encnet(project)
+def test_a_file_of_a_dialect_loads_into_the_model_whole_or_not_at_all(tmp_path, project):
+    path, theirs, model = str(tmp_path / "x.pdparams"), their_encnet(project), our_encnet()
+    ours, _ = dialects.convert_to_paddleseg(theirs)
+    if project == "pytorch_encoding":
+        theirs.layer("pretrained.fc", 10, 32)  # of ImageNet, unused
     write_weights(path, theirs)
-    ours, _ = dialects.to_ours(theirs)
-    read = weights.read_model_weights(path)
-    assert read.source == f"{path} (names of {project})"
-    for load in (lambda model: weights.load_model_weights(model, read),
-                 lambda model: weights.load_pretrained(model, path)):
-        model = our_encnet()
-        load(model)
-        for key, value in model.state_dict().items():
-            np.testing.assert_array_equal(value.numpy(), ours[key])
-
-
-def test_a_part_of_a_model_is_refused_with_the_files_name(tmp_path):
-    path = str(tmp_path / "x.pdparams")
-    theirs = their_encnet("mmseg")
-    del theirs["decode_head.conv_seg.bias"]
-    write_weights(path, theirs)
-    with pytest.raises(WeightsError, match=f"{path}: no whole EncNet .*missing: decode_head.conv_seg.bias"):
-        weights.read_model_weights(path)
+    assert load_weights(model, path) == f"{path} (names of {project})"
+    for key, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), ours[key])
+    bias = {"mmseg": "decode_head.conv_seg.bias", "pytorch_encoding": "head.conv6.1.bias"}[project]
+    for change, word in ((lambda: theirs.pop(bias), "missing: head.bias"),
+                         (lambda: theirs.update({bias: np.zeros(7)}), "mis-shaped: head.bias"),
+                         (lambda: theirs.update({bias + "s": np.zeros(7)}), f"unexpected: {bias}s")):
+        change()
+        write_weights(path, theirs)
+        with pytest.raises(WeightsError, match=f"{path}.*{word}"):
+            load_weights(model, path)
 
 
 @pytest.mark.parametrize("of_file, of_model", [("vd", "v1c"), ("v1c", "vd")])
 def test_names_that_fit_shortcuts_that_do_not(tmp_path, of_file, of_model):
     path = str(tmp_path / "x.pdparams")
     ours = random_state(ResNet(50, of_file, base_channels=4))
-    write_weights(path, dialects.from_ours(ours, "mmseg_d" if of_file == "vd" else "mmseg"))
-    with pytest.raises(WeightsError, match=r"the model's shortcuts (don't )?pool, the file's (do|don't); take"):
-        weights.load_pretrained(ResNet(50, of_model, base_channels=4), path)
-    weights.load_pretrained(ResNet(50, of_file, base_channels=4), path)
+    write_weights(path, dialects.convert_from_paddleseg(ours, "mmseg_d" if of_file == "vd" else "mmseg"))
+    with pytest.raises(WeightsError, match="shortcuts"):
+        load_pretrained(ResNet(50, of_model, base_channels=4), path)
+    load_pretrained(ResNet(50, of_file, base_channels=4), path)

@@ -120,6 +120,7 @@ class ResNet(nn.Layer):
     Attributes:
         feat_channels: channels of the four maps.
         layers: the depth, by the name that PaddleSeg's SFNet asks for.
+        avg_down: the shortcuts of stride 2 pool, which no parameter tells.
 
     Shapes:
         input (N, C, H, W), outputs (N, feat_channels[s], H / r, W / r), rounded up, with r = 4, 8, 16, 32
@@ -139,6 +140,7 @@ class ResNet(nn.Layer):
         if fault:
             raise ConfigError(f"ResNet{depth}_{variant}: {fault}")
         self.layers = depth
+        self.avg_down = self._variant.avg_down
         channels = self._add_stem(in_channels, base_channels)
         self._stages = []
         self.feat_channels = []
