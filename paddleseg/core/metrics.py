@@ -14,33 +14,22 @@ def confusion_matrix(pred: np.ndarray, label: np.ndarray, num_classes: int, igno
 
     Args:
         pred: classes 0..C-1, of the label's shape.
-        label: classes 0..C-1, or `ignore_index`; fastest as uint8.
+        label: classes 0..C-1, or `ignore_index`.
 
     Raises:
         ValueError: shapes differ, or a value is out of range.
     """
     if pred.shape != label.shape:
         raise ValueError(f"prediction {pred.shape} and label {label.shape} differ in shape")
-    values = max(256, num_classes)  # that a label can have
-    pairs = _in_range(label, values, "label").astype(np.min_scalar_type(values * num_classes - 1))
-    pairs *= pairs.dtype.type(num_classes)
-    pairs += _in_range(pred, num_classes, "prediction").astype(pairs.dtype, copy=False)
-    counts = np.bincount(pairs.ravel(), minlength=values * num_classes).reshape(values, num_classes)
-    if 0 <= ignore_index < values:
-        counts[ignore_index] = 0
-    if counts[num_classes:].any():
-        raise ValueError(f"the label {num_classes + counts[num_classes:].any(axis=1).argmax()} is neither a class "
-                         f"0..{num_classes - 1} nor {ignore_index}, which is ignored")
-    return counts[:num_classes]
-
-
-def _in_range(classes: np.ndarray, end: int, name: str) -> np.ndarray:
-    """The same array, where all is in 0..end-1; else a ValueError."""
-    if classes.size and np.iinfo(classes.dtype).max >= end:
-        for value in (classes.min(), classes.max()):
-            if not 0 <= value < end:
-                raise ValueError(f"a {name} of {value} is not in 0..{end - 1}")
-    return classes
+    valid = label != ignore_index
+    pred, label = pred[valid], label[valid]
+    for name, classes in (("prediction", pred), ("label", label)):
+        for value in (classes.min(), classes.max()) if classes.size else ():
+            if not 0 <= value < num_classes:
+                raise ValueError(f"a {name} of {value} is neither a class 0..{num_classes - 1} nor {ignore_index}, "
+                                 f"which is ignored")
+    pairs = label.astype(np.int64) * num_classes + pred
+    return np.bincount(pairs, minlength=num_classes * num_classes).reshape(num_classes, num_classes)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,6 @@ class PPModule(nn.Layer):
         self.conv_bn_relu2 = ConvBNReLU(in_channels + inner * len(bin_sizes), out_channels, 3, padding=1)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        size = size_of(x)
-        grids = [F.interpolate(stage(x), size, mode="bilinear", align_corners=self.align_corners)
+        grids = [F.interpolate(stage(x), size_of(x), mode="bilinear", align_corners=self.align_corners)
                  for stage in self.stages]
         return self.conv_bn_relu2(paddle.concat([x, *grids[::-1]], axis=1))

@@ -31,11 +31,17 @@ class UAFM(nn.Layer):
         ConfigError: x is smaller than y.
     """
 
+    conv = ConvBNReLU
+
     def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
         super().__init__()
-        self.conv_x = ConvBNReLU(x_ch, y_ch, ksize, padding=ksize // 2, bias_attr=False)
-        self.conv_out = ConvBNReLU(y_ch, out_ch, 3, padding=1, bias_attr=False)
+        self.conv_x = self.conv(x_ch, y_ch, ksize, padding=ksize // 2, bias_attr=False)
+        self.conv_out = self.conv(y_ch, out_ch, 3, padding=1, bias_attr=False)
         self.resize_mode = resize_mode
+        self.add_attention(y_ch)
+
+    def add_attention(self, y_ch: int) -> None:
+        """Add what a subclass weighs the maps by."""
 
     def check(self, x: paddle.Tensor, y: paddle.Tensor) -> None:
         """Raise ConfigError for maps in the wrong order."""
@@ -52,8 +58,7 @@ class UAFM(nn.Layer):
         return self.conv_x(x)
 
     def prepare_y(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
-        size = size_of(x)
-        return F.interpolate(y, size, mode=self.resize_mode)
+        return F.interpolate(y, size_of(x), mode=self.resize_mode)
 
     def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
         """What a subclass computes in another way; x and y are (N, y_ch, H, W)."""
@@ -68,8 +73,7 @@ class UAFM(nn.Layer):
 class UAFM_ChAtten(UAFM):
     """A weight for each channel, from means and maxima over the pixels of both maps."""
 
-    def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
-        super().__init__(x_ch, y_ch, out_ch, ksize, resize_mode)
+    def add_attention(self, y_ch: int) -> None:
         self.conv_xy_atten = _channel_attention(4 * y_ch, y_ch)
 
     def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
@@ -81,8 +85,7 @@ class UAFM_ChAtten(UAFM):
 class UAFM_ChAtten_S(UAFM):
     """A weight for each channel, from means over the pixels of both maps."""
 
-    def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
-        super().__init__(x_ch, y_ch, out_ch, ksize, resize_mode)
+    def add_attention(self, y_ch: int) -> None:
         self.conv_xy_atten = _channel_attention(2 * y_ch, y_ch)
 
     def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
@@ -93,8 +96,7 @@ class UAFM_ChAtten_S(UAFM):
 class UAFM_SpAtten(UAFM):
     """A weight for each pixel, from means and maxima over the channels of both maps."""
 
-    def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
-        super().__init__(x_ch, y_ch, out_ch, ksize, resize_mode)
+    def add_attention(self, y_ch: int) -> None:
         self.conv_xy_atten = _pixel_attention(4)
         # A constant 1, but a parameter in PaddleSeg, and so in its weights.
         self._scale = self.create_parameter([1], default_initializer=nn.initializer.Constant(1.0))
@@ -108,8 +110,7 @@ class UAFM_SpAtten(UAFM):
 class UAFM_SpAtten_S(UAFM):
     """A weight for each pixel, from means over the channels of both maps."""
 
-    def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
-        super().__init__(x_ch, y_ch, out_ch, ksize, resize_mode)
+    def add_attention(self, y_ch: int) -> None:
         self.conv_xy_atten = _pixel_attention(2)
 
     def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
@@ -120,26 +121,17 @@ class UAFM_SpAtten_S(UAFM):
 class UAFMMobile(UAFM):
     """`UAFM` with separable convolutions."""
 
-    def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
-        super().__init__(x_ch, y_ch, out_ch, ksize, resize_mode)
-        _make_separable(self, x_ch, y_ch, out_ch, ksize)
+    conv = SeparableConvBNReLU
 
 
-class UAFMMobile_SpAtten(UAFM):
+class UAFMMobile_SpAtten(UAFMMobile):
     """A weight for each pixel, as in `UAFM_SpAtten`, with separable convolutions."""
 
-    def __init__(self, x_ch: int, y_ch: int, out_ch: int, ksize: int = 3, resize_mode: str = "bilinear"):
-        super().__init__(x_ch, y_ch, out_ch, ksize, resize_mode)
-        _make_separable(self, x_ch, y_ch, out_ch, ksize)
+    def add_attention(self, y_ch: int) -> None:
         self.conv_xy_atten = _pixel_attention(4)
 
     def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
         return self.conv_out(_weighted(x, y, self.conv_xy_atten(_means_and_maxima([x, y]))))
-
-
-def _make_separable(fusion: UAFM, x_ch: int, y_ch: int, out_ch: int, ksize: int) -> None:
-    fusion.conv_x = SeparableConvBNReLU(x_ch, y_ch, ksize, padding=ksize // 2, bias_attr=False)
-    fusion.conv_out = SeparableConvBNReLU(y_ch, out_ch, 3, padding=1, bias_attr=False)
 
 
 def _channel_attention(in_channels: int, channels: int) -> nn.Layer:
