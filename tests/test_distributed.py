@@ -14,6 +14,7 @@ import pytest
 from paddleseg import builder
 from paddleseg.cvlibs.config import load_config
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "distributed.md").read_text()
 QUICK = "configs/quick_start/encnet_resnet18_scenes.yml"

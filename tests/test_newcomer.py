@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README_CN.md")
 IMAGES = 30
