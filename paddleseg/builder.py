@@ -78,28 +78,30 @@ def resolve(config: Config, needed: Sequence[str] = TRAINING) -> Config:
     for key in needed:
         if key not in config:
             raise ConfigError(f"{config.path}: {key} is missing")
-    once = {TrainOptions: {key: Leaf(1, DEFAULT) for key in ("batch_size", "iters")}}  # for commands that don't train
-    options = {key: node for key, node in config.tree.items() if key in _OPTIONS}
-    tree = {**Resolver(shared=once).resolve(TrainOptions, options, "")}
-    sections = {**config.tree, "test_config": _without_auc_roc(config.tree.get("test_config"))}
+    tree = {"batch_size": Leaf(1, DEFAULT), "iters": Leaf(1, DEFAULT)}  # for commands that don't train
+    tree.update((key, node) for key, node in config.tree.items() if key in _OPTIONS)
+    tree = dict(Resolver().resolve(TrainOptions, tree, ""))
+    tree.update((key, node) for key, node in config.tree.items() if key not in tree)
+    tree["test_config"] = _without_auc_roc(config.tree.get("test_config", {}))
     for key, reader in _SECTIONS.items():
-        if key in sections:
+        if key in tree:
             resolver = Resolver(_READERS, _shared_facts(config, key))
-            sections[key] = resolver.resolve(reader, sections[key], key, _SUPPLIED.get(key, ()))
+            tree[key] = resolver.resolve(reader, tree[key], key, _SUPPLIED.get(key, ()))
     if plugins.loaded_plugins():
-        sections["plugins"] = annotate(plugins.loaded_plugins(), "--plugins")
-    resolved = Config(config.path, {**tree, **{key: node for key, node in sections.items() if key not in tree}})
+        tree["plugins"] = annotate(plugins.loaded_plugins(), "--plugins")
+    resolved = Config(config.path, tree)
     _check_modes(resolved)
     _check_num_classes(resolved)
-    _check_losses(resolved)
+    if "loss" in resolved:
+        _check_losses(resolved)
     return resolved
 
 
 def _without_auc_roc(node: Any) -> Any:
     """Configs of PaddleSeg ask for one more score; they train and evaluate without it."""
-    if not isinstance(node, dict):
-        return {}
-    if "auc_roc" in node and plain(node["auc_roc"]):
+    if isinstance(node, Leaf):
+        return node if node.value else {}
+    if plain(node.get("auc_roc", Leaf(False, ""))):
         logger.warning(f"{origin_of(node['auc_roc'])}: test_config.auc_roc is left out, as AUC isn't computed here; "
                        f"IoU, precision and recall of each class are")
     return {key: child for key, child in node.items() if key != "auc_roc"}
@@ -151,40 +153,24 @@ def _check_num_classes(config: Config) -> None:
 
 
 def _check_losses(config: Config) -> None:
-    """There must be one loss for all outputs or one for each, and class weights for each class."""
-    if "loss" not in config:
-        return
-    types, coef = config["loss"]["types"], config["loss"]["coef"]
-    if len(types) not in (1, len(coef)):
-        raise ConfigError(f"{origin_of(config.tree['loss'])}: loss has {len(types)} types and {len(coef)} coef; give "
-                          f"one coef for each output of the model, and one type for all or one for each")
-    classes = config["model"].get("num_classes")
-    for loss, weight in _class_weights(config):
-        if classes is not None and len(weight) != classes:
-            raise ConfigError(f"{origin_of(loss['weight'])}: the weight of {loss['type'].value} has {len(weight)} "
-                              f"values, the model has {classes} classes; give one value for each class")
-
-
-def _losses_within(losses: Any) -> Iterator[Component]:
-    """Losses, and those that are mixed in them."""
-    for loss in losses if isinstance(losses, list) else ():
-        yield loss
-        yield from _losses_within(loss.get("losses"))
-
-
-def _class_weights(config: Config) -> Iterator[Tuple[Component, List[float]]]:
-    """Each loss that has one weight for each class, and its weights."""
-    for loss in _losses_within(config.tree["loss"]["types"]):
-        if loss.constructor is CrossEntropyLoss and plain(loss["weight"]) is not None:
-            yield loss, plain(loss["weight"])
+    """There must be one loss for all outputs, or one for each."""
+    types, coef = len(config["loss"]["types"]), len(config["loss"]["coef"])
+    if types not in (1, coef):
+        raise ConfigError(f"{config.origin('loss')}: loss has {types} types and {coef} coef; give one coef for each "
+                          f"output of the model, and one type for all or one for each")
 
 
 def log_class_weights(config: Config, class_names: Sequence[str]) -> None:
     """Log each class's weight in the losses, a line for each."""
     width = max(map(len, class_names))
-    for loss, weight in _class_weights(config):
-        logger.info("\n".join([f"class weights of {loss['type'].value}:",
-                               *(f"  {name:<{width}}  {value:7.3f}" for name, value in zip(class_names, weight))]))
+    losses = list(config.tree["loss"]["types"])
+    while losses:
+        loss = losses.pop(0)
+        mixed, weight = loss.get("losses"), plain(loss.get("weight", Leaf(None, "")))
+        losses += mixed if isinstance(mixed, list) else []
+        if loss.constructor is CrossEntropyLoss and weight is not None:
+            logger.info("\n".join([f"class weights of {loss['type'].value}:",
+                                   *(f"  {name:<{width}}  {value:7.3f}" for name, value in zip(class_names, weight))]))
 
 
 # ---- building ---------------------------------------------------------------------------------------
@@ -196,8 +182,7 @@ def build_model(config: Config, pretrained: bool = True) -> nn.Layer:
         pretrained: False leaves out the weights that the config begins with, where others are loaded anyway.
     """
     paddle.seed(config["seed"])
-    model = config.tree["model"]
-    return model.build() if pretrained else _build_untrained(model)
+    return config.tree["model"].build() if pretrained else _build_untrained(config.tree["model"])
 
 
 def _build_untrained(section: Component) -> nn.Layer:
@@ -265,8 +250,6 @@ def build_infer_options(config: Config) -> InferOptions:
 
 def build_val_transforms(config: Config) -> Compose:
     """The transforms of val_dataset, for images without a data set."""
-    if "val_dataset" not in config:
-        raise ConfigError(f"{config.path}: val_dataset is missing; its transforms prepare the images")
     return Compose(build(config.tree["val_dataset"]["transforms"]))
 
 

@@ -4,7 +4,6 @@ A plugin is a Python file or a module; importing it runs it, so it is named on t
 say which ones it needs, and then a run without them stops and shows the flag.
 """
 
-import contextlib
 import copy
 import functools
 import importlib
@@ -15,13 +14,11 @@ import sys
 import sysconfig
 import traceback
 from types import ModuleType
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set
+from typing import Dict, List, Optional, Sequence
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
 
-_REGISTRIES = (manager.MODELS, manager.BACKBONES, manager.DATASETS, manager.TRANSFORMS, manager.LOSSES,
-               manager.OPTIMIZERS, manager.LR_SCHEDULERS)
 _PACKAGE = "paddleseg_plugins"  # what a file is called in sys.modules: this and its own name
 
 # Where no user's code lies.
@@ -39,18 +36,20 @@ def load_plugins(names: Sequence[str]) -> None:
         names: files ending in .py, or dotted names of modules that can be imported from the working directory.
 
     Raises:
-        ConfigError: one doesn't exist, fails, or registers a name that is taken; says the line. What it registered
-            until then is taken back.
+        ConfigError: one doesn't exist, fails, or registers a name that is taken; says the line.
     """
     for name in names:
         identity = _identity(name)
         if identity not in _loaded:
-            with _registered() as new:
-                _import(name, identity)
-            for transform in new(manager.TRANSFORMS):
-                _adapt_transform(transform)
-            for dataset in new(manager.DATASETS):
-                _adapt_dataset(dataset)
+            adapters = {manager.TRANSFORMS: _adapt_transform, manager.DATASETS: _adapt_dataset}
+            known = {component for registry in adapters for component in registry.components_dict.values()}
+            _import(name, identity)
+            for registry, adapt in adapters.items():
+                for component in dict.fromkeys(registry.components_dict.values()):
+                    # A plugin may be the first to import a module of this project.
+                    own = component not in known and not component.__module__.startswith("paddleseg.")
+                    if own and isinstance(component, type):
+                        adapt(component)
             _loaded[identity] = name
 
 
@@ -59,14 +58,21 @@ def loaded_plugins() -> List[str]:
     return list(_loaded.values())
 
 
-def missing_plugins(names: Sequence[str]) -> List[str]:
-    """Those of `names` that haven't been loaded."""
-    return [name for name in names if _identity(name) not in _loaded]
+def check_named(value: Optional[object], origin: str, folder: str) -> None:
+    """Stop a run whose config, which lies in `folder`, names plugins that the command line doesn't.
 
-
-def flag_for(names: Sequence[str]) -> str:
-    """What to add to a command line, for people to copy."""
-    return "--plugins " + " ".join(map(shlex.quote, names))
+    Raises:
+        ConfigError: shows the flag to add; or the value isn't a list of text.
+    """
+    names = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(f"{origin}: plugins must be a list of files and modules, such as [my_model.py]")
+    beside = {name: os.path.join(folder, name) for name in names if _is_file(name) and not os.path.isfile(name)}
+    names = [beside[name] if os.path.isfile(beside.get(name, "")) else name for name in names]
+    missing = [shlex.quote(name) for name in names if _identity(name) not in _loaded]
+    if missing:
+        raise ConfigError(f"{origin} names plugins, and a config never runs code by itself; if you trust them, add "
+                          f"--plugins {' '.join(missing)}")
 
 
 def _is_file(name: str) -> bool:
@@ -107,11 +113,7 @@ def _run_file(path: str) -> ModuleType:
     if spec is None:
         raise ImportError("its name doesn't end in .py")
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[module_name]
-        raise
+    spec.loader.exec_module(module)
     return module
 
 
@@ -139,29 +141,6 @@ def _short(path: str) -> str:
     return path if relative.startswith(os.pardir) else relative
 
 
-@contextlib.contextmanager
-def _registered() -> Iterator[Callable]:
-    """Yields what tells the components that have been registered inside; they are taken back on an error."""
-    before = [set(registry) for registry in _REGISTRIES]
-
-    def new_names(registry: manager.ComponentManager, known: Set[str]) -> List[str]:
-        # A plugin may be the first to import a module of this project.
-        return [name for name, component in registry.components_dict.items()
-                if name not in known and not component.__module__.startswith("paddleseg.")]
-
-    def new(registry: manager.ComponentManager) -> List[Callable]:
-        names = new_names(registry, before[_REGISTRIES.index(registry)])
-        return list(dict.fromkeys(registry[name] for name in names))
-
-    try:
-        yield new
-    except ConfigError:
-        for registry, known in zip(_REGISTRIES, before):
-            for name in new_names(registry, known):
-                del registry.components_dict[name]
-        raise
-
-
 def _adapt_transform(transform: type) -> None:
     """Let a transform written for PaddleSeg find what it expects: a float32 image, in arrays and a dict of its own.
 
@@ -169,7 +148,7 @@ def _adapt_transform(transform: type) -> None:
     """
     from paddleseg.transforms.base import RandomTransform
 
-    call = getattr(transform, "__call__", None) if isinstance(transform, type) else None  # noqa: B004
+    call = getattr(transform, "__call__", None)  # noqa: B004
     if call is None or issubclass(transform, RandomTransform):
         return
 
@@ -189,12 +168,9 @@ def _adapt_dataset(dataset: type) -> None:
     Without `__getitem__` the files of its `file_list` are read as those of this project's data sets are; None stands
     for no label. Classes that it has no names for are called by their numbers.
     """
-    if not isinstance(dataset, type):
-        return
     if not hasattr(dataset, "class_names"):
-        names = functools.cached_property(lambda self: [str(index) for index in range(self.num_classes)])
-        names.__set_name__(dataset, "class_names")
-        dataset.class_names = names
+        dataset.class_names = functools.cached_property(lambda self: [str(index) for index in range(self.num_classes)])
+        dataset.class_names.__set_name__(dataset, "class_names")
     read_files = getattr(dataset, "read_files", None)
     if read_files is not None:
         dataset.read_files = lambda self, pair, line="": read_files(self, [path for path in pair if path], line)
@@ -214,33 +190,3 @@ def _adapt_dataset(dataset: type) -> None:
 
     sample.inherited = inherited
     dataset.sample = sample
-
-
-def parse_names(value: Optional[object], origin: str) -> List[str]:
-    """The `plugins` of a recipe.
-
-    Raises:
-        ConfigError: they aren't a list of text.
-    """
-    names = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise ConfigError(f"{origin}: plugins must be a list of files and modules, such as [my_model.py]")
-    return names
-
-
-def _beside(name: str, folder: str) -> str:
-    """A file that isn't there from the working directory, where it lies in the recipe's folder."""
-    there = os.path.join(folder, name)
-    return there if _is_file(name) and not os.path.isfile(name) and os.path.isfile(there) else name
-
-
-def check_named(value: Optional[object], origin: str, folder: str) -> None:
-    """Stop a run whose recipe, which lies in `folder`, names plugins that the command line doesn't.
-
-    Raises:
-        ConfigError: shows the flag to add.
-    """
-    missing = missing_plugins([_beside(name, folder) for name in parse_names(value, origin)])
-    if missing:
-        raise ConfigError(f"{origin} names plugins, and a recipe never runs code by itself; if you trust them, add "
-                          f"{flag_for(missing)}")

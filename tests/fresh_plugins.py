@@ -12,13 +12,15 @@ from paddleseg.cvlibs.config import Resolver, annotate
 @contextlib.contextmanager
 def fresh_plugins():
     """No plugin loaded before, none after."""
-    before = [dict(registry.components_dict) for registry in plugins._REGISTRIES], set(sys.modules)
-    with mock.patch.object(plugins, "_loaded", {}), mock.patch.object(sys, "path", list(sys.path)):
+    modules = set(sys.modules)
+    with contextlib.ExitStack() as stack:
+        for registry in vars(manager).values():
+            if isinstance(registry, manager.ComponentManager):
+                stack.enter_context(mock.patch.dict(registry.components_dict))
+        stack.enter_context(mock.patch.dict(plugins._loaded, clear=True))
+        stack.enter_context(mock.patch.object(sys, "path", list(sys.path)))
         yield
-    for registry, components in zip(plugins._REGISTRIES, before[0]):
-        registry.components_dict.clear()
-        registry.components_dict.update(components)
-    for name in set(sys.modules) - before[1]:
+    for name in set(sys.modules) - modules:
         del sys.modules[name]
 
 

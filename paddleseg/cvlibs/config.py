@@ -345,7 +345,7 @@ class Resolver:
         return self._resolve_arguments(constructor, reader, kind, node, dotted, supplied)
 
     def _resolve_arguments(self, constructor, reader, kind: Optional[Leaf], node: dict, dotted: str, supplied):
-        name = kind.value if kind else dotted or "a config"
+        name, prefix = kind.value if kind else dotted or "a config", f"{dotted}." if dotted else ""
         parameters = inspect.signature(constructor).parameters
         hints = typing.get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
         valid = [key for key, parameter in parameters.items() if key not in supplied
@@ -353,19 +353,17 @@ class Resolver:
         open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         resolved = Component(constructor)
         for key, child in node.items():
-            below = _join(dotted, key)
+            below = prefix + key
             if key in valid and not matches(child, hints.get(key, Any)):
                 raise ConfigError(f"{origin_of(child)}: {below} of {name} must be {describe(hints[key])}, not "
                                   f"{_shown(plain(child))} ({type(plain(child)).__name__})")
             if key not in valid and not open_ended and not (kind and key == "type"):
                 raise ConfigError(_unknown_key(below, child, valid, name, kind))
             resolved[key] = self._resolve_child(self.readers.get(key, reader), child, below)
-        for key in valid:
+        for key in (key for key in valid if key not in node):
             default = self.shared.get(reader, {}).get(key) or parameters[key].default
-            if key in node:
-                continue
             if default is inspect.Parameter.empty:
-                raise ConfigError(f"{origin_of(node)}: {_join(dotted, key)} is missing; {name} needs it")
+                raise ConfigError(f"{origin_of(node)}: {prefix}{key} is missing; {name} needs it")
             if not isinstance(default, Leaf):
                 default = annotate(default, DEFAULT)
             if type(plain(default)) in _WORDS:  # a plugin's may be a class, which no file can say
@@ -377,10 +375,6 @@ class Resolver:
             items = [self.resolve(reader, item, f"{dotted}.{number}") for number, item in enumerate(child)]
             return items if isinstance(reader, manager.ComponentManager) else list(map(dict, items))
         return self.resolve(reader, child, dotted) if isinstance(child, dict) and "type" in child else child
-
-
-def _join(dotted: str, key: str) -> str:
-    return f"{dotted}.{key}" if dotted else key
 
 
 def _unknown_key(dotted: str, child: Any, valid: List[str], name: str, kind: Optional[Leaf]) -> str:
