@@ -304,3 +304,12 @@ def test_no_label_is_none_in_a_list_of_paddlesegs(tmp_path):
     plugins.load_plugins([write(tmp_path, DATASET.replace("f'{dataset_root}/annotations/{i}.png'", "None"))])
     dataset = manager.DATASETS["Ours"]([], str(tmp_path / "data"), "test")
     assert "label" not in dataset[0] and dataset[0]["img"].shape == (3, 16, 32)
+
+
+def test_a_model_that_names_no_argument_gets_the_data_sets_classes(tmp_path):
+    """As PaddleSeg's DDRNet_23(**kwargs) does."""
+    text = MODEL + "\n\n@manager.MODELS.add_component\ndef Open(**arguments):\n    return Mine(**arguments)\n"
+    plugins.load_plugins([write(tmp_path, text)])
+    path = config_file(tmp_path)
+    config = builder.resolve(load_config(path, ["model.type=Open"]))
+    assert config["model"]["num_classes"] == 3 and builder.build_model(config).cls.weight.shape[0] == 3

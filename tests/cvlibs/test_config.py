@@ -27,16 +27,28 @@ def values(config):
 
 # ---- files and bases ------------------------------------------------------------------------------
 
-def test_a_file_overrides_its_base_key_by_key(write):
-    path = write(child="_base_: base.yml\nmodel: {b: 2}\niters: 5", base="model: {a: 1, b: 1}\niters: 1")
-    config = load_config(path)
-    assert values(config) == {"model": {"a": 1, "b": 2}, "iters": 5}
-    assert (config.origin("model.a"), config.origin("model.b")) == ("base.yml", "child.yml")
+@pytest.mark.parametrize("child, base, expected", [
+    ("model: {b: 2}\niters: 5", "model: {a: 1, b: 1}\niters: 1", {"model": {"a": 1, "b": 2}, "iters": 5}),
+    ("o: {_inherited_: False, type: AdamW}", "o: {type: SGD, momentum: 0.9}", {"o": {"type": "AdamW"}}),
+    ("o: {p: {_inherited_: False, a: 1}}", "o: {p: {b: 1}, q: 1}", {"o": {"p": {"a": 1}, "q": 1}}),
+    ("a: {_inherited_: True, y: 1}", "a: {x: 1}", {"a": {"x": 1, "y": 1}}),
+    ("a: {_inherited_: False}", "a: {x: 1}", {"a": {}}), ("_inherited_: False", "a: 1", {}),
+    ("t: [{type: B}]", "t: [{type: A}, {type: C}]", {"t": [{"type": "B"}]}), ("a: {x: 1}", "a: 3", {"a": {"x": 1}})])
+def test_a_file_overrides_its_base_key_by_key(write, child, base, expected):
+    assert values(load_config(write(child=f"_base_: base.yml\n{child}", base=base))) == expected
 
 
-def test_the_first_of_several_bases_wins(write):
-    path = write(child="_base_: [one.yml, two.yml]", one="a: 1", two="a: 2\nb: 2")
-    assert values(load_config(path)) == {"a": 1, "b": 2}
+def test_every_value_knows_its_file(write):
+    child, base = "_base_: base.yml\nm: {b: 2}\ne: {_inherited_: False}", "m: {a: 1}\ne: {x: 1}"
+    config = load_config(write(child=child, base=base))
+    assert [config.origin(key) for key in ("m.a", "m.b", "e")] == ["base.yml", "child.yml", "child.yml"]
+
+
+def test_the_first_of_several_bases_wins_and_all_may_be_dropped(write):
+    files = {"one": "a: 1\nm: {x: 1}", "two": "a: 2\nb: 2\nm: {y: 2}"}
+    assert values(load_config(write(child="_base_: [one.yml, two.yml]", **files))) == {
+        "a": 1, "b": 2, "m": {"x": 1, "y": 2}}
+    assert load_config(write(child="_base_: [one.yml, two.yml]\nm: {_inherited_: False}", **files))["m"] == {}
 
 
 def test_bases_are_relative_to_the_file_that_names_them(write, tmp_path):
@@ -45,22 +57,6 @@ def test_bases_are_relative_to_the_file_that_names_them(write, tmp_path):
     (tmp_path / "sub" / "middle.yml").write_text("_base_: ../root.yml\nb: 1")
     (tmp_path / "root.yml").write_text("a: 1")
     assert values(load_config("top.yml")) == {"a": 1, "b": 1}
-
-
-def test_inherited_false_replaces_a_mapping(write):
-    path = write(child="_base_: base.yml\noptimizer: {_inherited_: False, type: AdamW}",
-                 base="optimizer: {type: SGD, momentum: 0.9}")
-    assert load_config(path)["optimizer"] == {"type": "AdamW"}
-
-
-def test_inherited_true_changes_nothing(write):
-    path = write(child="_base_: base.yml\na: {_inherited_: True, y: 1}", base="a: {x: 1}")
-    assert load_config(path)["a"] == {"x": 1, "y": 1}
-
-
-def test_a_list_is_replaced_whole(write):
-    path = write(child="_base_: base.yml\nt: [{type: B}]", base="t: [{type: A}, {type: C}]")
-    assert load_config(path)["t"] == [{"type": "B"}]
 
 
 @pytest.mark.parametrize("files, message", [
@@ -86,7 +82,7 @@ def test_a_list_is_replaced_whole(write):
     ({"a": f"x: &a {'[' * 20}{']' * 20}\ny: {'[' * 20}*a{']' * 20}"}, "nested deeper than 32"),
     ({"a": "x: {[a]: 1}"}, "a key must be a word"),
 ])
-def test_faulty_files_are_named(write, files, message):
+def test_bad_files_are_named(write, files, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(write(**files))
     assert str(caught.value).isprintable()
@@ -113,12 +109,6 @@ def test_each_base_is_read_once(write):
     files = {f"f{i}": f"_base_: f{i + 1}.yml" for i in range(40)}
     with pytest.raises(ConfigError, match="more than 32 files"):
         load_config(write(**files, f40="a: 1"))
-
-
-def test_a_mapping_that_inherits_nothing_may_be_empty(write):
-    config = load_config(write(a="_base_: b.yml\nm: {_inherited_: False}", b="m: {x: 1}"))
-    assert config["m"] == {} and config.origin("m") == "a.yml"
-    assert values(load_config(write(a="_inherited_: False"))) == {}
 
 
 @pytest.mark.parametrize("text, value", [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("5E3", 5e3), ("None", None),
@@ -152,20 +142,16 @@ def test_opts_override(write, option, key, value):
     ("l.²=1", "items 0 to 0"), ("l.0.type.x=1", "is the value 'A'"), ("m.1.x=1", "m.1 is the value 3"),
     ("x=!!python/name:os.system", "can't be read"), ("x=2026-01-01", "in quotes"),
 ])
-def test_faulty_opts(write, option, message):
+def test_bad_opts(write, option, message):
     with pytest.raises(ConfigError, match=message):
         load_config(write(a="x: 1\nl: [{type: A}]\nm: [{type: A}, 3]"), [option])
 
 
 def test_a_flag_wins_over_opts_and_an_absent_flag_changes_nothing(write):
-    config = load_config(write(a="iters: 1\nseed: 1"), ["iters=2"], [("--iters", "iters", 3), ("--seed", "seed", None)])
-    assert values(config) == {"iters": 3, "seed": 1}
+    flags = [("--iters", "iters", 3), ("--seed", "seed", None), ("--n", "n", 0), ("--b", "b", False)]
+    config = load_config(write(a="iters: 1\nseed: 1\nn: 4\nb: True"), ["iters=2"], flags)
+    assert values(config) == {"iters": 3, "seed": 1, "n": 0, "b": False}
     assert (config.origin("iters"), config.origin("seed")) == ("--iters", "a.yml")
-
-
-def test_a_flag_may_be_zero_or_false(write):
-    config = load_config(write(a="n: 4\nb: True"), flags=[("--n", "n", 0), ("--b", "b", False)])
-    assert values(config) == {"n": 0, "b": False}
 
 
 # ---- sections against constructors ------------------------------------------------------------------
