@@ -16,7 +16,7 @@ built. The norms of all gradients must agree, or the benchmark fails.
 import statistics
 import time
 
-from harness import ROOT, Aim, Case, peak_mib, reset_peak, run, use_paddleseg
+from harness import Aim, Case, peak_mib, reset_peak, run, use_paddleseg
 
 QUESTION = "Encoding layer, forward and backward"
 OURS, PADDLESEG, LEAN = "ours", "PaddleSeg 2.8.0", "lean"
@@ -52,13 +52,10 @@ def cases(args):
 
 def prepare(side, arguments):
     """The measurement of one side; every side has the same random weights, input and direction."""
-    import sys
-
     if side == PADDLESEG:
         use_paddleseg()
         from paddleseg.models.encnet import Encoding
     else:
-        sys.path.insert(0, str(ROOT))
         from paddleseg.models.layers import Encoding
         from paddleseg.utils.device import use_fast_kernels
 

@@ -13,6 +13,7 @@ its rows too, which say so.
 import argparse
 import contextlib
 import datetime
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -26,6 +27,11 @@ from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "output" / "benchmarks"
+sys.path.append(str(ROOT))  # for all sides; PaddleSeg's package goes before it
+
+from diff import paddleseg_reference  # noqa: E402
+
+PADDLESEG_FOLDER = ROOT / paddleseg_reference.FOLDER  # where `make bench` puts PaddleSeg's package
 Measurement = Dict[str, float]
 
 
@@ -72,6 +78,8 @@ class Case:
     agree: Mapping[str, float] = field(default_factory=dict)
 
 
+# ---- processes
+
 class Child:
     """One side's process."""
 
@@ -109,12 +117,10 @@ def take_turns(file: str, case: Case) -> Dict[str, List[Measurement]]:
     """The measurements of every side that is installed, one of each in every round."""
     results: Dict[str, List[Measurement]] = {side: [] for side in case.sides if not why_missing(side)}
     with contextlib.ExitStack() as stack:
-        children = {}
-        if case.keep_alive:
-            children = {side: Child(file, side, case) for side in results}
-            for child in children.values():
-                stack.callback(child.close)
-                child.measure()
+        children = {side: Child(file, side, case) for side in results} if case.keep_alive else {}
+        for child in children.values():
+            stack.callback(child.close)
+            child.measure()
         for index in range(case.rounds):
             for side in results:
                 child = children.get(side) or Child(file, side, case)
@@ -136,10 +142,7 @@ def check_agreement(case: Case, side: str, theirs: Measurement, ours: Measuremen
                              f"{case.sides[0]}; they may differ by {tolerance:g} of it")
 
 
-def ratios(results: Mapping[str, List[Measurement]], side: str, other: str, measure: str) -> List[float]:
-    """side / other, round by round."""
-    return [mine[measure] / theirs[measure] for mine, theirs in zip(results[side], results[other])]
-
+# ---- figures
 
 def number(value: float) -> str:
     """Three significant digits, without an exponent where it is large."""
@@ -172,7 +175,8 @@ def summary(case: Case, results: Mapping[str, List[Measurement]]) -> List[Dict]:
             if any(measure not in measurement for measurement in results[ours] + results[side]):
                 continue
             row["values"] = [measurement[measure] for measurement in results[side]]
-            row["ratios"] = None if side == ours else ratios(results, ours, side, measure)
+            if side != ours:
+                row["ratios"] = [mine[measure] / theirs for mine, theirs in zip(results[ours], row["values"])]
             if aim:
                 row["met"] = statistics.median(row["ratios"] or row["values"]) <= aim.at_most
             rows.append(row)
@@ -182,8 +186,8 @@ def summary(case: Case, results: Mapping[str, List[Measurement]]) -> List[Dict]:
 def show(rows: Sequence[Dict]) -> None:
     """Print the rows of one case."""
     for row in rows:
-        figures = row["missing"] or f"{spread(row['values'])} {row['unit']}"
-        line = f"{row['measure']:<14}  {row['side']:<24}  {figures}"
+        line = f"{row['measure']:<14}  {row['side']:<24}  " + (
+            row["missing"] or f"{spread(row['values'])} {row['unit']}")
         if row["ratios"]:
             line += f"; ours / this: {spread(row['ratios'])}"
         if row["met"] is not None:
@@ -191,10 +195,10 @@ def show(rows: Sequence[Dict]) -> None:
         print(line, flush=True)
 
 
-def machine() -> Dict[str, str]:
-    """What this runs on."""
-    import importlib.metadata
+# ---- machine and peers
 
+def machine() -> Dict[str, str]:
+    """Hardware and versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
     facts = {"date": datetime.date.today().isoformat(), "CPU": cpu, "cores": str(len(os.sched_getaffinity(0))),
@@ -202,19 +206,14 @@ def machine() -> Dict[str, str]:
     for name in ("paddlepaddle", "paddlepaddle-gpu", "torch", "mmsegmentation", "numpy", "onnxruntime"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             facts[name] = importlib.metadata.version(name)
-    for package in importlib.metadata.distributions(path=[paddleseg_folder()] if paddleseg_folder() else []):
+    for package in importlib.metadata.distributions(path=[str(PADDLESEG_FOLDER)]):
         facts[package.metadata["Name"]] = package.version
     if "paddlepaddle-gpu" in facts:
-        facts["GPU"] = ", ".join(gpu.name for gpu in load_file("tools/gpus.py").visible_gpus())
+        import paddle
+
+        facts["GPU"] = ", ".join(paddle.device.cuda.get_device_name(index)
+                                 for index in range(paddle.device.cuda.device_count()))
     return facts
-
-
-def load_file(path: str):
-    """A module of this repository, by its path, without a folder of it on sys.path."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def paddle_cuda():
@@ -239,15 +238,9 @@ def reset_peak() -> None:
         paddle_cuda().reset_max_memory_allocated()
 
 
-def paddleseg_folder() -> Optional[str]:
-    """The folder that holds PaddleSeg's package, where `make bench` puts it; None without it."""
-    folder = ROOT / load_file("diff/paddleseg_reference.py").FOLDER
-    return str(folder) if (folder / "paddleseg" / "models" / "encnet.py").is_file() else None
-
-
 def use_paddleseg() -> None:
     """In a child: let `import paddleseg` find PaddleSeg's package, mended by diff/paddleseg_reference.py."""
-    load_file("diff/paddleseg_reference.py").prepare(paddleseg_folder())
+    paddleseg_reference.prepare(str(PADDLESEG_FOLDER))
 
 
 def why_missing(side: str) -> Optional[str]:
@@ -255,7 +248,7 @@ def why_missing(side: str) -> Optional[str]:
     def lacks(*modules: str) -> bool:
         return not all(map(importlib.util.find_spec, modules))
 
-    if side.startswith("PaddleSeg") and paddleseg_folder() is None:
+    if side.startswith("PaddleSeg") and not (PADDLESEG_FOLDER / "paddleseg").is_dir():
         return "not run: PaddleSeg isn't installed, `make align-env` does it"
     if side.startswith("mmsegmentation") and lacks("torch", "mmseg"):
         return "not run: mmsegmentation isn't installed beside this Python, `make align-env` does it"
@@ -265,7 +258,7 @@ def why_missing(side: str) -> Optional[str]:
 
 
 def scenes(count: int, height: int, width: int) -> Path:
-    """The folder of `count` drawn scenes for training and one for validation, drawn if they aren't there."""
+    """The folder of `count` synthetic scenes for training and one for validation, drawn if they aren't there."""
     folder = OUTPUT / f"scenes_{count}_{height}x{width}"
     if not folder.exists():
         OUTPUT.mkdir(parents=True, exist_ok=True)
@@ -278,11 +271,14 @@ def scenes(count: int, height: int, width: int) -> Path:
     return folder
 
 
-def parse(doc: str, rounds: Optional[int] = None) -> argparse.Namespace:
-    """The command line of every benchmark; `side` and `arguments` are for its own children."""
+# ---- the whole of a benchmark
+
+def parse(doc: str, rounds: int) -> argparse.Namespace:
+    """The command line of every benchmark; `side` is for its own children."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each side (default: %(default)s)")
-    parser.add_argument("--only", metavar="TEXT", default="", help="only the cases whose names hold this")
+    parser.add_argument("--only", metavar="TEXT", default="",
+                        help="only the cases whose names hold this; they are printed and not kept for the report")
     parser.add_argument("--side", nargs=2, metavar=("SIDE", "CASE"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -290,16 +286,14 @@ def parse(doc: str, rounds: Optional[int] = None) -> argparse.Namespace:
 def run(file: str, question: str, cases: Callable[[argparse.Namespace], Iterable[Case]],
         prepare: Callable[[str, Dict], Callable[[], Measurement]], doc: str, rounds: int,
         tables: Optional[Callable[[Sequence[Dict]], Sequence[Dict]]] = None) -> None:
-    """The whole of a benchmark: measure every case, print it, and keep the rows for the report.
-
-    What is measured is kept case by case. With --only the other cases keep the rows that they have, if those were
-    measured on the same machine and versions.
+    """Measure every case, print it, and keep the rows for the report, case by case.
 
     Args:
         question: the heading of its table in RESULTS.md.
         cases: given the command line, what to measure.
         prepare: given side and arguments, in that side's process, returns the function that measures once.
-        tables: given all rows, what to show beside them; see `save`.
+        tables: given all rows, what to show beside them, each {"title": …, "note": …, "columns": […],
+            "rows": [[…], …]}; texts and numbers.
     """
     args = parse(doc, rounds)
     if args.side:
@@ -308,52 +302,20 @@ def run(file: str, question: str, cases: Callable[[argparse.Namespace], Iterable
     planned = list(cases(args))
     chosen = [case for case in planned if args.only in case.name]
     if not chosen:
-        print(f"no case holds {args.only!r}; there are " + "; ".join(case.name for case in planned), flush=True)
-        return
-    earlier = earlier_rows(file) if args.only else {}
-    rows = {case.name: earlier.get(case.name) or summary(case, {}) for case in planned}
+        raise SystemExit(f"no case holds {args.only!r}; there are " + "; ".join(case.name for case in planned))
+    rows = {case.name: summary(case, {}) for case in planned}
 
     def keep() -> None:
         flat = [row for of_case in rows.values() for row in of_case]
-        save(file, question, flat, tables=tables(flat) if tables else ())
+        content = {"question": question, "machine": machine(), "rows": flat, "tables": tables(flat) if tables else []}
+        OUTPUT.mkdir(parents=True, exist_ok=True)
+        (OUTPUT / f"{Path(file).stem}.json").write_text(json.dumps(content, indent=1))
 
-    if not args.only:
-        keep()
     for case in chosen:
         print(case.name, flush=True)
+        if not args.only:
+            keep()
         rows[case.name] = summary(case, take_turns(file, case))
         show(rows[case.name])
-        keep()
-
-
-def results_file(file: str) -> Path:
-    """Where the results of a benchmark file are kept."""
-    return OUTPUT / (Path(file).stem + ".json")
-
-
-def earlier_rows(file: str) -> Dict[str, List[Dict]]:
-    """The rows that an earlier call kept, by case; none where it ran elsewhere, since then they don't compare."""
-    if not results_file(file).exists():
-        return {}
-    earlier = json.loads(results_file(file).read_text())
-    if {**earlier["machine"], "date": None} != {**machine(), "date": None}:
-        print("the earlier rows are of another machine or other versions, and go", flush=True)
-        return {}
-    kept: Dict[str, List[Dict]] = {}
-    for row in earlier["rows"]:
-        kept.setdefault(row["case"], []).append(row)
-    return kept
-
-
-def save(file: str, question: str, rows: Sequence[Dict], tables: Sequence[Dict] = ()) -> None:
-    """Keep a benchmark's rows for benchmarks/report.py.
-
-    Args:
-        tables: to be shown beside the rows, each {"title": …, "note": …, "columns": […], "rows": [[…], …]}; texts and
-            numbers.
-    """
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    content = {"question": question, "machine": machine(), "rows": list(rows), "tables": list(tables)}
-    with tempfile.NamedTemporaryFile("w", dir=OUTPUT, suffix=".tmp", delete=False) as temporary:
-        temporary.write(json.dumps(content, indent=1))
-    os.replace(temporary.name, results_file(file))
+        if not args.only:
+            keep()

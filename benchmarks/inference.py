@@ -13,14 +13,12 @@ every side; that the sides see the same classes is checked. Where Paddle sees a 
 """
 
 import os
-import sys
 import tempfile
 import time
 
 import numpy as np
-from harness import ROOT, Aim, Case, run
+from harness import Aim, Case, run
 
-sys.path.insert(0, str(ROOT))
 QUESTION = "One image through the network, 512x1024"
 PADDLE, ONNX, MMSEG = "exported, Paddle Inference", "exported, ONNX Runtime", "mmsegmentation"
 EAGER, SLOW = "eager", "eager, MKL as it starts"

@@ -40,7 +40,6 @@ def cases(args):
 
 
 def prepare(side, arguments):
-    sys.path.insert(0, str(ROOT))
     from paddleseg import builder
     from paddleseg.cvlibs.config import load_config
     from paddleseg.datasets.loader import train_batches

@@ -12,7 +12,6 @@ Decoding takes as long as the file's size suggests, and drawn scenes with their 
 they are blurred a little, to 2.2 MB on average (a PNG of Cityscapes has 2.3), and written at zlib's default level.
 """
 
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -76,7 +75,6 @@ def prepare(side, arguments):
 
 
 def our_samples(arguments):
-    sys.path.insert(0, str(ROOT))
     from paddleseg import builder
     from paddleseg.cvlibs.config import load_config
     from paddleseg.datasets.cache import write_cache
@@ -116,7 +114,6 @@ def paddleseg_samples(arguments):
 
 
 def mmseg_samples(arguments):
-    sys.path.insert(0, str(ROOT))
     from mmengine.config import Config
 
     from diff import mmseg_reference

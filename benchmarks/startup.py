@@ -19,7 +19,7 @@ QUESTION = "Start-up"
 OURS, PADDLESEG, PADDLE = "ours", "PaddleSeg 2.8.0", "`import paddle` alone"
 RECIPE = "configs/quick_start/encnet_resnet18_scenes.yml"
 IMPORTS = {
-    OURS: "import paddleseg.builder, paddleseg.core.preflight, paddleseg.core.resume, paddleseg.core.train",
+    OURS: "import paddleseg.builder, paddleseg.core.preflight, paddleseg.core.train",
     PADDLESEG: f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n"
                "import harness; harness.use_paddleseg()\n"
                "from paddleseg.cvlibs import Config, SegBuilder\n"

@@ -17,7 +17,6 @@ allocated.
 """
 
 import os
-import sys
 import time
 
 from harness import ROOT, Aim, Case, peak_mib, reset_peak, run, use_paddleseg
@@ -40,7 +39,6 @@ AIMS = [Aim("time", 0.6, PADDLESEG), Aim("memory", 0.7, PADDLESEG), Aim("time", 
 def cases(args):
     import paddle
 
-    sys.path.insert(0, str(ROOT))
     from paddleseg.utils.device import fast_kernels
 
     if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count():
@@ -85,7 +83,6 @@ def prepare(side, arguments):
 
 def our_step(side, recipe, device):
     """A step as core/train.py's loop makes it, and its images; `tick` is called between the phases."""
-    sys.path.insert(0, str(ROOT))
     import paddle
 
     from paddleseg import builder
@@ -167,7 +164,6 @@ def their_step(side, kernels):
 
 def mmsegmentation():
     """mmsegmentation's: its recipe's network, losses and optimizer."""
-    sys.path.insert(0, str(ROOT))
     import torch
 
     from diff import inputs
