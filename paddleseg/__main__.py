@@ -63,11 +63,11 @@ def main(argv: Sequence[str]) -> Optional[str]:
 
 if __name__ == "__main__":
     try:
-        fault = main(sys.argv[1:])
+        error = main(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:  # of `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    if fault:
-        print(f"paddleseg: {fault}", file=sys.stderr)
+    if error:
+        print(f"paddleseg: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,6 @@
 """User code that registers its own components: `--plugins my_model.py package.module`.
 
-A plugin is a Python file or a module; importing it runs it, so it is named on the command line alone. A recipe may
+A plugin is a Python file or a module; importing it runs it, so it is named on the command line alone. A config may
 say which ones it needs, and then a run without them stops and shows the flag.
 """
 

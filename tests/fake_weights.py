@@ -1,4 +1,4 @@
-"""Weights of a recipe's network that nobody trained."""
+"""Random weights of a config's network."""
 
 from pathlib import Path
 from typing import Sequence
@@ -11,9 +11,9 @@ from paddleseg.weights.write import write_weights
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def make_weights(folder: Path, recipe: str, opts: Sequence[str] = ()) -> Path:
+def make_weights(folder: Path, config_path: str, opts: Sequence[str] = ()) -> Path:
     """Write model.pdparams to a folder, and return its path."""
-    config = builder.resolve(load_config(str(ROOT / recipe), opts), builder.INFERENCE)
+    config = builder.resolve(load_config(str(ROOT / config_path), opts), builder.INFERENCE)
     shapes = {name: value.shape for name, value in builder.build_model(config).state_dict().items()}
     write_weights(str(folder / "model.pdparams"), random_weights(shapes))
     return folder / "model.pdparams"

@@ -1,4 +1,4 @@
-"""Every recipe of configs/ is checked whole; the numbers that make a recipe what it is are held here."""
+"""Every config of configs/ is checked whole; the numbers that make a config what it is are held here."""
 
 import re
 from pathlib import Path
@@ -148,7 +148,7 @@ def test_pretrained_names_weights_that_fit_the_backbone(path):
     (["batch_size=two"], "batch_size .* must be a whole number, not 'two'"),
     (["loss.types.2.type=SELos"], r"loss.types.2.type: SELos .*did you mean SELoss\?"),
 ])
-def test_faults_are_found_before_anything_is_built(opts, message):
+def test_errors_are_found_before_anything_is_built(opts, message):
     with pytest.raises(ConfigError, match=message):
         load(MMSEG, *opts)
 

@@ -1,6 +1,6 @@
 """Errors that a person at the command line can act on.
 
-Each message is one line that says what is wrong, where, and the way out; the
+Each message is one line that says what is wrong, where, and the fix; the
 command-line tools print it without a traceback and end with `exit_code`.
 """
 
