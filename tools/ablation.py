@@ -1,16 +1,15 @@
-"""The paper's ablation on drawn scenes: FCN, + Encoding, + SE-loss, each trained from several seeds, in one table.
+"""The paper's ablation on synthetic scenes: FCN, + Encoding, + SE-loss, each trained from several seeds, in one table.
 
-    python tools/ablation.py                     # three recipes, five seeds: about 13 minutes on two cores
+    python tools/ablation.py                     # three configs, five seeds: about 13 minutes on two cores
     python tools/ablation.py --seeds 1 2 3 4 5 6 # keeps the runs that are done and adds those of one more seed
     python tools/ablation.py --quick             # the same steps at their smallest; the scores mean nothing
 
 Runs of one seed see the same samples in the same order. Each is scored once, after its last iteration, so that no score
-is the best of several. What is done isn't repeated and what was interrupted goes on, unless the recipe has changed. The
+is the best of several. What is done isn't repeated and what was interrupted goes on, unless the config has changed. The
 table is written to table.md of --save_dir, with every run's figures in results.json.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import signal
@@ -20,50 +19,29 @@ import time
 from collections import deque
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import ConfigError, RunError
 from paddleseg.utils.cli import add_debug_flag, run_main
 from paddleseg.utils.cores import usable_cores
-from paddleseg.utils.files import atomic_path
 
 ROOT = str(Path(__file__).resolve().parents[1])
-RECIPES = {"FCN": "configs/ablation/fcn_resnet18_scenes.yml",
+CONFIGS = {"FCN": "configs/ablation/fcn_resnet18_scenes.yml",
            "+ Encoding": "configs/ablation/encnet_resnet18_scenes.yml",
            "+ SE-loss": "configs/ablation/encnet_se_resnet18_scenes.yml"}
-
-
-class Size(NamedTuple):
-    """How much is drawn and trained.
-
-    Attributes:
-        height, width: of the scenes, in pixels.
-        opts: what overrides the recipes.
-    """
-
-    train: int
-    val: int
-    height: int
-    width: int
-    opts: Tuple[str, ...] = ()
-
-    def scenes(self, save_dir: str) -> str:
-        return os.path.join(save_dir, f"scenes_{self.train}_{self.val}_{self.height}x{self.width}")
-
-
-FULL = Size(train=160, val=48, height=128, width=256)
-QUICK = Size(train=4, val=2, height=64, width=128, opts=(
-    "iters=2", "save_interval=2", "batch_size=2", "effective_batch=2", "lr_scheduler.warmup_iters=0"))
+# Scenes of train and val, their height and width.
+FULL, QUICK = (160, 48, 128, 256), (4, 2, 64, 128)
+QUICK_OPTS = ("iters=2", "save_interval=2", "batch_size=2", "effective_batch=2", "lr_scheduler.warmup_iters=0")
 
 
 class Run(NamedTuple):
-    """One training: a recipe from a seed.
+    """One training: a config from a seed.
 
     Attributes:
-        row: the key of RECIPES.
-        folder: of the run; its note is the file beside it, and so is what it prints.
+        row: the key of CONFIGS.
+        folder: of the run; beside it lie its settings (.json) and what it printed (.txt).
         opts: of train.py.
     """
 
@@ -77,20 +55,29 @@ class Run(NamedTuple):
     def name(self) -> str:
         return os.path.basename(self.folder)
 
-    @property
-    def note(self) -> str:
-        return self.folder + ".json"
-
-    @property
-    def printed(self) -> str:
-        return self.folder + ".txt"
-
     def settings(self) -> Dict:
         """All that decides what comes out, as JSON gives it back."""
         from paddleseg.cvlibs.config import load_config
 
-        recipe = load_config(os.path.join(ROOT, RECIPES[self.row]), self.opts).plain()
-        return json.loads(json.dumps({"recipe": recipe, "seed": self.seed, "device": self.device}))
+        config = load_config(CONFIGS[self.row], self.opts).plain()
+        return json.loads(json.dumps({"config": config, "seed": self.seed, "device": self.device}))
+
+    def saved_settings(self) -> Optional[Dict]:
+        """The settings that the run was last started with."""
+        try:
+            return json.loads(Path(self.folder + ".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def result(self) -> Optional[Dict]:
+        """The evaluation of the last iteration; None if the run isn't done, or was of other settings."""
+        settings, log = self.settings(), Path(self.folder, "log.jsonl")
+        if self.saved_settings() != settings or not log.exists():
+            return None
+        last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+        if last["mode"] != "eval" or last["iter"] != settings["config"]["iters"]:
+            return None
+        return {key: last[key] for key in ("iter", "mIoU", "Acc", "class_iou")}
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -107,127 +94,63 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-# ---- notes: what is done ------------------------------------------------------------------------------
-
-def read_json(path: str) -> Dict:
-    """The mapping in a file; empty where there is none, or what is there is damaged."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def write_text(path: str, text: str) -> None:
+    from paddleseg.utils.files import atomic_path
+
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
 
 
-def write_json(path: str, content: Dict) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def result_of(run: Run) -> Optional[Dict]:
-    """What a run gave, or None if it isn't done or was of other settings."""
-    note = read_json(run.note)
-    return note.get("result") if note.get("settings") == run.settings() else None
-
-
-def final_scores(run: Run) -> Dict:
-    """The evaluation of the last iteration, from the run's log.
-
-    Raises:
-        RunError: there is none.
-    """
-    path = os.path.join(ROOT, run.folder, "log.jsonl")
-    with open(path, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
-    if not records or records[-1]["mode"] != "eval":
-        raise RunError(f"{path}: the last record is no evaluation; remove {run.note} to train the run again")
-    return {key: records[-1][key] for key in ("iter", "mIoU", "Acc", "class_iou")}
-
-
 # ---- runs ---------------------------------------------------------------------------------------------
-
-def list_runs(args: argparse.Namespace, size: Size) -> List[Run]:
-    """Every run of the table, all rows of a seed before the next seed's."""
-    scenes = size.scenes(args.save_dir)
-    opts = (*size.opts, f"train_dataset.dataset_root={scenes}", f"val_dataset.dataset_root={scenes}")
-    return [Run(row, seed, os.path.join(args.save_dir, f"{Path(recipe).stem}_seed{seed}"), opts, args.device)
-            for seed in args.seeds for row, recipe in RECIPES.items()]
-
-
-def draw_scenes(size: Size, save_dir: str) -> None:
-    """Draw the scenes, unless they are there."""
-    values = map(str, ("--train", size.train, "--val", size.val, "--test", 0, "--size", size.height, size.width))
-    code = subprocess.call([sys.executable, "tools/make_scenes.py", size.scenes(save_dir), *values], cwd=ROOT)
-    if code:
-        raise RunError(f"the scenes couldn't be drawn (exit code {code}); the message is above")
-
 
 def start(run: Run) -> subprocess.Popen:
     """Start a training, which goes on where the same one was interrupted."""
-    settings, before, flags = run.settings(), read_json(run.note).get("settings"), []
+    settings, before, flags = run.settings(), run.saved_settings(), []
     if before == settings:
         flags = ["--resume", "auto"]
     elif before is not None:
-        print(f"{run.name}: its recipe has changed since it ran; it is trained again from the beginning", flush=True)
+        print(f"{run.name}: its config has changed since it ran; it is trained again from the beginning", flush=True)
         flags = ["--overwrite"]
-    write_json(run.note, {"settings": settings})
-    with open(run.printed, "w", encoding="utf-8") as printed:
+    write_text(run.folder + ".json", json.dumps(settings, indent=1) + "\n")
+    with open(run.folder + ".txt", "w", encoding="utf-8") as printed:
         # In a session of its own, so that Ctrl-C reaches it once, through `train_all`.
         return subprocess.Popen(
-            [sys.executable, "train.py", "--config", RECIPES[run.row], "--do_eval", "--seed", str(run.seed), "--device",
+            [sys.executable, "train.py", "--config", CONFIGS[run.row], "--do_eval", "--seed", str(run.seed), "--device",
              run.device, "--num_workers", "0", "--save_dir", run.folder, *flags, "--opts", *run.opts],
-            cwd=ROOT, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True)
+            stdout=printed, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def finish(run: Run, code: int) -> Dict:
-    """Note and return what a run gave.
-
-    Raises:
-        RunError: it failed.
-    """
+    """Return the result of a run; RunError if it failed."""
     if code:
-        with open(run.printed, encoding="utf-8", errors="replace") as printed:
-            lines = [line.strip() for line in printed if line.strip()] or ["it printed nothing"]
-        raise RunError(f"{run.name} ended with exit code {code}: {lines[-1]} (all it printed is in {run.printed}); the "
+        lines = Path(run.folder + ".txt").read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+        raise RunError(f"{run.name} ended with exit code {code}: {last} (all it printed is in {run.folder}.txt); the "
                        f"same command goes on with what is left")
-    result = final_scores(run)
-    write_json(run.note, {"settings": run.settings(), "result": result})
+    result = run.result()
+    if result is None:
+        raise RunError(f"{run.folder}/log.jsonl doesn't end with the evaluation of the last iteration")
     return result
-
-
-@contextlib.contextmanager
-def noted_signals() -> Iterator[List[int]]:
-    """Inside, SIGTERM and Ctrl-C only go on the list; raised, they could fall between a start and its note."""
-    came = []
-    before = {number: signal.signal(number, lambda number, frame: came.append(number))
-              for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def train_all(runs: Sequence[Run], at_once: int) -> None:
     """Train runs side by side; when one fails, or on a signal, those that go on are told to save themselves and end."""
     waiting, running, ended, began = deque(runs), {}, 0, time.monotonic()
+    signals: List[int] = []  # that came; raised at once, they could fall between a start and its place in `running`
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: signals.append(number))
     try:
-        with noted_signals() as came:
-            while (waiting or running) and not came:
-                while waiting and len(running) < at_once:
-                    run = waiting.popleft()
-                    running[start(run)] = run
-                time.sleep(0.1)
-                for process in [process for process in running if process.poll() is not None]:
-                    run, ended = running.pop(process), ended + 1
-                    result = finish(run, process.returncode)
-                    print(f"[{ended}/{len(runs)}] {run.name}: mIoU {100 * result['mIoU']:.2f}  "
-                          f"({(time.monotonic() - began) / 60:.1f} minutes since the start)", flush=True)
-        if came:
+        while (waiting or running) and not signals:
+            while waiting and len(running) < at_once:
+                run = waiting.popleft()
+                running[start(run)] = run
+            time.sleep(0.1)
+            for process in [process for process in running if process.poll() is not None]:
+                run, ended = running.pop(process), ended + 1
+                miou = finish(run, process.returncode)["mIoU"]
+                print(f"[{ended}/{len(runs)}] {run.name}: mIoU {100 * miou:.2f}  "
+                      f"({(time.monotonic() - began) / 60:.1f} minutes since the start)", flush=True)
+        if signals:
             raise KeyboardInterrupt
     finally:
         for process in running:
@@ -245,18 +168,15 @@ def spread(values: Sequence[float]) -> Dict:
 
 
 def summarize(results: Dict[Tuple[str, int], Dict], seeds: Sequence[int]) -> List[Dict]:
-    """The rows of the table.
-
-    Args:
-        results: what each (row, seed) gave.
+    """Make the rows of the table from the result of each (row, seed).
 
     Returns: of each row mIoU, pixel accuracy, and the gain of mIoU over the row above, seed by seed.
     """
     rows, above = [], None
-    for row, recipe in RECIPES.items():
+    for row, config in CONFIGS.items():
         runs = [results[row, seed] for seed in seeds]
         gains = [run["mIoU"] - other["mIoU"] for run, other in zip(runs, above)] if above else None
-        rows.append({"row": row, "recipe": recipe, "mIoU": spread([run["mIoU"] for run in runs]),
+        rows.append({"row": row, "config": config, "mIoU": spread([run["mIoU"] for run in runs]),
                      "Acc": spread([run["Acc"] for run in runs]), "gain": gains and spread(gains),
                      "runs": [{"seed": seed, **run} for seed, run in zip(seeds, runs)]})
         above = runs
@@ -281,31 +201,31 @@ def table(rows: Sequence[Dict]) -> str:
                       "taken seed by seed; one that is smaller than its spread says nothing.", ""])
 
 
-# ---- the command --------------------------------------------------------------------------------------
-
-def check_args(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> int:
     if len(set(args.seeds)) != len(args.seeds) or min(args.seeds) < 0:
         raise ConfigError(f"--seeds {' '.join(map(str, args.seeds))}: each must be at least 0 and stand once")
     if args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: must be at least 1")
-
-
-def main(args: argparse.Namespace) -> int:
-    check_args(args)
-    size = QUICK if args.quick else FULL
     shown = args.save_dir or ("output/ablation_quick" if args.quick else "output/ablation")
-    args.save_dir = os.path.relpath(args.save_dir or os.path.join(ROOT, shown), ROOT)
+    save_dir = os.path.relpath(args.save_dir or os.path.join(ROOT, shown), ROOT)
     os.chdir(ROOT)
-    runs = list_runs(args, size)
-    waiting = [run for run in runs if result_of(run) is None]
+    train, val, height, width = QUICK if args.quick else FULL
+    scenes = os.path.join(save_dir, f"scenes_{train}_{val}_{height}x{width}")
+    opts = (*(QUICK_OPTS if args.quick else ()), f"train_dataset.dataset_root={scenes}",
+            f"val_dataset.dataset_root={scenes}")
+    runs = [Run(row, seed, os.path.join(save_dir, f"{Path(config).stem}_seed{seed}"), opts, args.device)
+            for seed in args.seeds for row, config in CONFIGS.items()]
+    waiting = [run for run in runs if run.result() is None]
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done already; {args.jobs} at a time", flush=True)
     if waiting:
-        draw_scenes(size, args.save_dir)
+        sizes = map(str, ("--train", train, "--val", val, "--test", 0, "--size", height, width))
+        if subprocess.call([sys.executable, "tools/make_scenes.py", scenes, *sizes]):
+            raise RunError("the scenes couldn't be drawn; the message is above")
         train_all(waiting, args.jobs)
-    rows = summarize({(run.row, run.seed): result_of(run) for run in runs}, args.seeds)
-    write_json(os.path.join(args.save_dir, "results.json"), {"size": size._asdict(), "rows": rows})
+    rows = summarize({(run.row, run.seed): run.result() for run in runs}, args.seeds)
+    write_text(os.path.join(save_dir, "results.json"), json.dumps({"rows": rows}, indent=1) + "\n")
     text = table(rows)
-    write_text(os.path.join(args.save_dir, "table.md"), text)
+    write_text(os.path.join(save_dir, "table.md"), text)
     print(f"\n{text}\n{shown}/table.md and {shown}/results.json have it too")
     return 0
 

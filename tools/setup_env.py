@@ -183,7 +183,7 @@ def make_venv(venv):
 def install(venv, requirements):
     wanted = venv / "requirements.txt"
     wanted.write_text("\n".join(requirements) + "\n")
-    pip, quiet = [python_of(venv), "-m", "pip"], ["--quiet", "--no-input"]
+    pip, quiet = [python_of(venv), "-m", "pip"], ["-qq", "--no-input"]
     fault = "pip could not install the list; its own words are above. The next run starts afresh"
     if requirements[0].startswith("paddlepaddle-gpu==3"):
         fault += f". If it found no such version: {INDEX_ADVICE}"
@@ -191,7 +191,7 @@ def install(venv, requirements):
     headless = [line for line in requirements if package_name(line) == "opencv-python-headless"]
     if headless and list(venv.glob("lib/python*/site-packages/opencv_python-*.dist-info")):
         # Another package asked for the plain build, and the two lie in the same folder.
-        run(pip + ["uninstall", "--quiet", "--yes", "opencv-python", "opencv-python-headless"], fault)
+        run(pip + ["uninstall", "-qq", "--yes", "opencv-python", "opencv-python-headless"], fault)
         run(pip + ["install"] + quiet + headless, fault)
 
 
