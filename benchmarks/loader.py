@@ -42,8 +42,7 @@ def cases(args):
 def prepare(side, arguments):
     from paddleseg import builder
     from paddleseg.cvlibs.config import load_config
-    from paddleseg.datasets.loader import train_batches
-    from paddleseg.datasets.workers import PREFETCH
+    from paddleseg.datasets.loader import PREFETCH, train_batches
 
     overrides = [f"train_dataset.dataset_root={arguments['root']}"]
     if arguments["cache"]:

@@ -1,4 +1,4 @@
-"""Paint the classes that an exported model sees in images; needs none of the training code.
+"""Write the classes that an exported model sees in images; needs none of the training code.
 
     python deploy/infer.py --config output/inference_model/deploy.yaml --image_path street.png --save_dir output/result
     … --device gpu
@@ -13,18 +13,24 @@ Letters: N images, C classes, H, W size of the image. Sizes are (height, width).
 
 import argparse
 import hashlib
+import io
 import os
+import re
 import sys
 import traceback
+import warnings
 from collections import Counter
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 import yaml
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+KNOWN_START = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP|P[1-6]\s", re.DOTALL)
+PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
+MAX_PIXELS = 1 << 27
 BACKENDS = {"paddle": ("onednn", "native"), "onnx": ("onnxruntime",)}
 INTERPOLATIONS = {"NEAREST": cv2.INTER_NEAREST, "LINEAR": cv2.INTER_LINEAR, "CUBIC": cv2.INTER_CUBIC,
                   "AREA": cv2.INTER_AREA, "LANCZOS4": cv2.INTER_LANCZOS4}
@@ -33,7 +39,10 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 class DeployError(Exception):
-    """What a person at the command line can act on, in one line."""
+    """An error that a person at the command line can act on, in one line."""
+
+
+DataError = DeployError  # the toolkit's name in the copies at the end
 
 
 # ---- what deploy.yaml says ----------------------------------------------------------------------------
@@ -163,27 +172,22 @@ def onnx_session(folder: str, section: Dict, device: str, threads: int, backend:
 # ---- images -------------------------------------------------------------------------------------------
 
 def read_image(path: str) -> np.ndarray:
-    """uint8 (H, W, 3) RGB; an EXIF orientation is not applied, as in training.
+    """uint8 (H, W, 3) RGB, as training reads it.
 
     Raises:
-        DeployError: the file can't be read, is cut off, or is no image.
+        DeployError: the file can't be read, is cut off or damaged, or is no image.
     """
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
         raise DeployError(f"{path} can't be read: {error.strerror}") from error
-    # OpenCV fills what is missing with grey.
-    cut_off = (data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]
-               or data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-64:])
-    image = None
-    if data and not cut_off:
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error:
-            pass
+    damage = find_damage(data)
+    if damage:
+        raise DeployError(f"{path} {damage}")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise DeployError(f"{path} is {'cut off' if cut_off else 'not an image that OpenCV can decode'}")
+        raise DeployError(f"{path} is not an image that OpenCV can decode")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -302,44 +306,6 @@ class Predictor:
         return finish(self.run(images)[0], changes)
 
 
-def list_images(path: str) -> Tuple[List[str], str]:
-    """The images that --image_path means (a file, a directory, or a list file), and the directory they lie below."""
-    if os.path.isdir(path):
-        images = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
-                        if name.lower().endswith(IMAGE_SUFFIXES))
-        root = path
-    elif path.lower().endswith(IMAGE_SUFFIXES) or not os.path.isfile(path):
-        images, root = [path], os.path.dirname(path)
-    else:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = [line.strip() for line in file if line.strip()]
-        images = [_named_image(os.path.dirname(path), line) for line in lines]
-        folders = [os.path.dirname(os.path.abspath(name)) for name in (path, *images)]
-        root = folders[0] if os.path.commonpath(folders) == folders[0] else os.path.commonpath(folders[1:])
-    if not images:
-        raise DeployError(f"--image_path {path}: no image there (looked for {', '.join(IMAGE_SUFFIXES)})")
-    return images, root
-
-
-def _named_image(folder: str, line: str) -> str:
-    """The image of a line: all of it, or what stands before a comma or a blank and the label."""
-    names = [os.path.join(folder, name) for name in (line, line.split(",")[0].strip(), line.split()[0])]
-    return next(filter(os.path.isfile, names), names[-1])
-
-
-def result_names(images: Sequence[str], root: str) -> List[str]:
-    """a.jpg becomes a.png; where a.jpg and a.bmp stand side by side, a.jpg.png and a.bmp.png. If a.jpg.png stands there
-    too, every name is made so."""
-    relative = [os.path.relpath(image, root or ".") for image in images]
-    files = set(relative)
-    stems = Counter(os.path.splitext(path)[0] for path in files)
-    name_of = {path: (os.path.splitext(path)[0] if stems[os.path.splitext(path)[0]] == 1 else path) + ".png"
-               for path in files}
-    if len(set(name_of.values())) < len(files):
-        name_of = {path: path + ".png" for path in files}
-    return [name_of[path] for path in relative]
-
-
 def save_result(image: np.ndarray, pred: np.ndarray, palette: np.ndarray, save_dir: str, name: str) -> None:
     """Write overlay, colour map and class indices."""
     overlay = Image.fromarray(cv2.addWeighted(image, 0.6, palette[pred], 0.4, 0))
@@ -383,6 +349,98 @@ def main(args: argparse.Namespace) -> int:
         return 1
     print(f"{len(images)} predictions are in {args.save_dir}")
     return 0
+
+
+# ---- copies from the toolkit ------------------------------------------------------------------------------
+# of paddleseg/datasets/listing.py and paddleseg/transforms/image_io.py, word for word
+
+def files_below(folder: str, endings: Sequence[str] = IMAGE_SUFFIXES) -> List[str]:
+    """The files in a folder, and in all below it, whose names end so, by path; capitals don't count."""
+    found = [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names
+             if name.lower().endswith(tuple(endings))]
+    return sorted(found, key=lambda path: path.split(os.sep))
+
+
+def list_images(path: str) -> Tuple[List[str], str]:
+    """The images that `--image_path` means, and the directory that their results' paths are relative to.
+
+    Args:
+        path: an image, a directory (with all below it), or a list file with an image a line, relative to
+            the list's directory; what follows the first blank or comma of a line (a label) is ignored.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    if os.path.isdir(path):
+        images = files_below(path)
+        if not images:
+            raise DataError(f"{path}: no image below it (looked for {', '.join(IMAGE_SUFFIXES)})")
+        return images, path
+    if not os.path.exists(path):
+        raise DataError(f"--image_path {path}: no such image, directory or list file")
+    if path.lower().endswith(IMAGE_SUFFIXES):
+        return [path], os.path.dirname(path)
+    images = read_image_list(path)
+    folders = [os.path.dirname(os.path.abspath(name)) for name in (path, *images)]
+    root = folders[0]
+    if os.path.commonpath(folders) != root:  # a list may lie elsewhere than its images
+        root = os.path.commonpath(folders[1:])
+    return images, root
+
+
+def read_image_list(path: str) -> List[str]:
+    """The image of each line of a list file: all of it, or what stands before a comma or a blank and the label."""
+    root, images = os.path.dirname(path), []
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        lines = [line.strip() for line in file]
+    for number, line in enumerate(lines, 1):
+        names = [line, line.split(",")[0].strip(), *line.split()[:1]]
+        found = [os.path.join(root, name) for name in names if name and os.path.isfile(os.path.join(root, name))]
+        if line and not found:
+            raise DataError(f"{path}:{number}: {names[-1]} is not an image below {root or '.'}")
+        images += found[:1]
+    if not images:
+        raise DataError(f"{path}: the list names no image")
+    return images
+
+
+def result_names(images: Sequence[str], root: str) -> List[str]:
+    """Where each image's results go below an output directory: its path below `root`, as PNG.
+
+    a.jpg becomes a.png; where a.jpg and a.bmp stand side by side, a.jpg.png and a.bmp.png. If a.jpg.png stands there
+    too, every name is made so.
+    """
+    relative = [os.path.relpath(image, root or ".") for image in images]
+    files = set(relative)  # a list may name an image twice
+    stems = Counter(os.path.splitext(path)[0] for path in files)
+    name_of = {path: (os.path.splitext(path)[0] if stems[os.path.splitext(path)[0]] == 1 else path) + ".png"
+               for path in files}
+    if len(set(name_of.values())) < len(files):
+        name_of = {path: path + ".png" for path in files}
+    return [name_of[path] for path in relative]
+
+
+def find_damage(data: bytes) -> Optional[str]:
+    """Say why the bytes aren't a whole image file of a known format and a bounded size; None if they are."""
+    if not KNOWN_START.match(data):
+        return "is no PNG, JPEG, BMP, TIFF, WebP or PNM file" if data else "is empty (0 bytes)"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of it is an error below
+            picture = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
+            width, height = picture.size
+            if not 0 < width * height <= MAX_PIXELS:
+                return (f"is too large, or damaged: it states a size of {height}x{width} (height x width); up to "
+                        f"{MAX_PIXELS >> 20} million pixels are read, so cut it into tiles")
+            if picture.format == "PNG":
+                picture.verify()  # compares the checksums of its chunks, in a few percent of the time to decode it
+            elif not (picture.format == "JPEG" and data.rstrip(b"\x00\n").endswith(b"\xff\xd9")):
+                picture.load()
+    except UnidentifiedImageError:  # whose text is an address in memory
+        return "has a damaged header, or is a TIFF of several channels of more than 8 bits; save it with 8 bits"
+    except Exception as error:  # on damaged data, Pillow's decoders raise anything
+        return f"is truncated or damaged: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}"
+    return None
 
 
 if __name__ == "__main__":

@@ -53,12 +53,12 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def first_samples(dataset, count: int, seed: int, repeats: int, num_workers: int) -> List[Sample]:
     """The samples of a run of this seed, in its order; no more than an epoch has."""
-    from paddleseg.datasets.loader import epoch_order, trial_batches
+    from paddleseg.datasets.loader import epoch_order, preview_batches
 
     if not len(dataset):
         raise ConfigError("train_dataset has no samples, so there is nothing to draw")
     indices = epoch_order(len(dataset) * repeats, seed, epoch=0)[:count]
-    batches = trial_batches(dataset, [[int(index)] for index in indices], seed, num_workers)
+    batches = preview_batches(dataset, [[int(index)] for index in indices], seed, num_workers)
     return [Sample(shown(batch["img"][0], dataset), batch["label"][0] if "label" in batch else None, batch["path"][0])
             for batch in batches]
 

@@ -1,11 +1,11 @@
-"""Read every file of a data set and say what is wrong with it, and how often each class occurs.
+"""Read every file of a data set, name those that can't be used, and count how often each class occurs.
 
     python tools/check_data.py data/cityscapes
     python tools/check_data.py data/cityscapes --class_weights      (weights for CrossEntropyLoss, too)
     python tools/check_data.py data/VOCdevkit/VOC2012 --type voc
     python tools/check_data.py data/mine --type custom --num_classes 3 --train_path data/mine/train.txt
 
-One line for each fault; exit code 1 if there is any.
+One line for each error; exit code 1 if there is any.
 """
 
 import argparse
@@ -21,27 +21,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import ConfigError, DataError
-from paddleseg.datasets import ade20k, pascal_context, pascal_voc
-from paddleseg.datasets.base import (
-    MODES,
-    NO_FOREGROUND,
-    OWN_CLASSES,
-    Listing,
-    naming_line,
-    read_class_indices,
-    read_pair,
-)
-from paddleseg.datasets.cityscapes import (
-    IGNORE_INDEX,
-    IMAGE_FOLDER,
-    check_folders,
-    find_cityscapes,
-    read_train_ids,
-    train_labels,
-)
-from paddleseg.datasets.class_weights import weights_in_words
+from paddleseg.datasets import ade20k, cityscapes, pascal_context, pascal_voc
+from paddleseg.datasets.base import MODES, NO_FOREGROUND, LabelValues, own_label_values, read_classes, read_pair
 from paddleseg.datasets.dataset import find_listed, name_classes
-from paddleseg.transforms.image_io import is_turned
+from paddleseg.datasets.listing import Listing
+from paddleseg.transforms.image_io import has_exif_rotation
 from paddleseg.utils.cli import add_debug_flag, printable, run_main
 from paddleseg.utils.cores import usable_cores
 from paddleseg.utils.parallel import map_parallel
@@ -49,35 +33,74 @@ from paddleseg.utils.parallel import map_parallel
 CUSTOM_FLAGS = ("train_path", "val_path", "test_path",
                 "num_classes", "separator", "ignore_index", "class_names")
 TRAINING = ("train", "aug")  # splits
+_WEIGHT_OFFSET = 1.02  # keeps weights within 1.4 (a class that is everywhere) and 50.5 (one that is nowhere)
 
 
-class Kind(NamedTuple):
-    """How labels are read and what their values mean."""
+class Classes(NamedTuple):
+    """The classes of a data set, and how its labels are read."""
 
-    label_reader: Callable[[str], np.ndarray]
-    class_names: List[str]
-    ignore_index: int = 255
+    class_names: Sequence[str]
+    ignore_index: int
+    label_values: Dict[str, LabelValues]
+
+
+class Layout(NamedTuple):
+    """A public data set: its class, how a split is listed, and the paths of which one exists where a split does."""
+
+    dataset: type
+    find: Callable[[str, str], Listing]
+    marks: Callable[[str, str], Sequence[str]]
+    splits: Sequence[str] = MODES
 
 
 class Finding(NamedTuple):
-    """What one sample is: its size, the pixels of each label value, whether EXIF turns the image; or a fault."""
+    """Facts of a sample: its size, the pixels of each label value, whether EXIF turns the image; or an error."""
 
     size: Optional[Tuple[int, int]] = None
     counts: Optional[np.ndarray] = None
     turned: bool = False
-    fault: Optional[str] = None
+    error: Optional[str] = None
+
+
+def find_voc(root: str, mode: str) -> Listing:
+    return pascal_voc.find_voc_aug(root) if mode == "aug" else pascal_voc.find_voc(root, mode)
+
+
+def cityscapes_marks(root: str, mode: str) -> List[str]:
+    return [os.path.join(root, cityscapes.IMAGE_FOLDER, mode), os.path.join(root, f"{mode}.txt")]
+
+
+def ade20k_marks(root: str, mode: str) -> List[str]:
+    return [os.path.join(root, "images", ade20k.FOLDERS[mode])]
+
+
+def voc_marks(root: str, mode: str) -> List[str]:
+    return [pascal_voc.list_path_of(pascal_voc.devkit_folder(root, pascal_voc.RELEASE), mode)]
+
+
+def context_marks(root: str, mode: str) -> List[str]:
+    return [pascal_context.list_path_of(pascal_voc.devkit_folder(root, pascal_context.RELEASE), mode)]
+
+
+LAYOUTS = {
+    "cityscapes": Layout(cityscapes.Cityscapes, cityscapes.find_cityscapes, cityscapes_marks),
+    "ade20k": Layout(ade20k.ADE20K, ade20k.find_ade20k, ade20k_marks),
+    "voc": Layout(pascal_voc.PascalVOC, find_voc, voc_marks, (*MODES, "aug")),
+    "context": Layout(pascal_context.PascalContext, pascal_context.find_pascal_context, context_marks),
+    "context59": Layout(pascal_context.PascalContext59, pascal_context.find_pascal_context, context_marks),
+}
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset_root", help="the folder of the data set")
-    parser.add_argument("--type", choices=list(KINDS), default="cityscapes",
+    parser.add_argument("--type", choices=[*LAYOUTS, "custom"], default="cityscapes",
                         help="its layout and classes (default: %(default)s)")
     parser.add_argument("--class_weights", action="store_true",
                         help="print a weight for each class of the training split (of VOC: train.txt and aug.txt), for "
                              "CrossEntropyLoss.weight")
-    custom = parser.add_argument_group("custom", "as the arguments of the data set `Dataset` in a recipe")
+    custom = parser.add_argument_group("custom", "as the arguments of the data set `Dataset` in a config")
     for mode in MODES:
         custom.add_argument(f"--{mode}_path", metavar="FILE", help=f"the list file of mode {mode}")
     custom.add_argument("--num_classes", type=int, metavar="N", help="how many classes the labels have")
@@ -90,170 +113,107 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def refuse_custom_flags(args: argparse.Namespace) -> None:
+def list_public(args: argparse.Namespace) -> Tuple[Classes, Dict[str, Listing]]:
+    """The classes, and every split that is there; train if none is, to say what is missing."""
     given = [f"--{name}" for name in CUSTOM_FLAGS if getattr(args, name) is not None]
     if given:
         raise ConfigError(f"{', '.join(given)}: only for --type custom; {args.type} has its own")
-
-
-def cityscapes_kind(args: argparse.Namespace) -> Tuple[Kind, Dict[str, Listing]]:
-    """Every split that has a folder of images or a list file that names some."""
-    root = args.dataset_root
-    check_folders(root, [])
-    present = [mode for mode in MODES if os.path.isdir(os.path.join(root, IMAGE_FOLDER, mode))
-               or is_filled(os.path.join(root, f"{mode}.txt"))]
-    if not present:
-        check_folders(root, [IMAGE_FOLDER])
-        raise DataError(f"{os.path.join(root, IMAGE_FOLDER)} has none of the folders {', '.join(MODES)}")
-    kind = Kind(read_train_ids, [label.name for label in train_labels()], IGNORE_INDEX)
-    return kind, {mode: find_or_fault(find_cityscapes, root, mode) for mode in present}
-
-
-def ade20k_kind(args: argparse.Namespace) -> Tuple[Kind, Dict[str, Listing]]:
-    """Every split that has a folder of images; train if none has, to say what is missing."""
-    root = args.dataset_root
-    present = [mode for mode, folder in ade20k.FOLDERS.items() if os.path.isdir(os.path.join(root, "images", folder))]
-    listings = {mode: find_or_fault(ade20k.find_ade20k, root, mode) for mode in present or ["train"]}
-    return Kind(ade20k.read_ade20k_label, ade20k.CLASS_NAMES), listings
-
-
-def voc_kind(args: argparse.Namespace) -> Tuple[Kind, Dict[str, Listing]]:
-    """Every split that has a list file; aug.txt counts as one."""
-    folder = pascal_voc.devkit_folder(args.dataset_root, pascal_voc.RELEASE)
-    listings = listed_splits(folder, pascal_voc.list_path_of, pascal_voc.find_voc)
-    if os.path.isfile(pascal_voc.list_path_of(folder, "aug")):
-        listings["aug"] = find_or_fault(pascal_voc.find_voc_aug, folder)
-    return Kind(pascal_voc.read_voc_label, pascal_voc.CLASS_NAMES), listings
-
-
-def context_kind(args: argparse.Namespace) -> Tuple[Kind, Dict[str, Listing]]:
-    """Every split of PASCAL Context that has a list file; labels with or without the background."""
-    folder = pascal_voc.devkit_folder(args.dataset_root, pascal_context.RELEASE)
-    listings = listed_splits(folder, pascal_context.list_path_of, pascal_context.find_pascal_context)
-    if args.type == "context59":
-        return Kind(pascal_context.read_context59_label, pascal_context.CLASS_NAMES[1:]), listings
-    return Kind(pascal_context.read_context_label, pascal_context.CLASS_NAMES), listings
-
-
-def listed_splits(folder: str, list_path_of: Callable[[str, str], str],
-                  find: Callable[..., Listing]) -> Dict[str, Listing]:
-    """The splits that have a list file in a VOC release; train if none has, to say what is missing."""
-    present = [mode for mode in MODES if os.path.isfile(list_path_of(folder, mode))]
-    return {mode: find_or_fault(find, folder, mode) for mode in present or ["train"]}
+    layout, root = LAYOUTS[args.type], args.dataset_root
+    splits = [split for split in layout.splits if any(map(is_filled, layout.marks(root, split)))] or ["train"]
+    dataset = layout.dataset
+    return (Classes(dataset.class_names, dataset.ignore_index, dataset.label_values),
+            {split: find_or_error(layout.find, root, split) for split in splits})
 
 
 def is_filled(path: str) -> bool:
-    return os.path.isfile(path) and os.path.getsize(path) > 0
+    return os.path.isdir(path) or os.path.isfile(path) and os.path.getsize(path) > 0
 
 
-def find_or_fault(find: Callable[..., Listing], *arguments) -> Listing:
-    """The listing; one fault if there is none, so that the other splits are still checked."""
-    try:
-        return find(*arguments)
-    except DataError as error:
-        return Listing(faults=[error])
-
-
-def custom_kind(args: argparse.Namespace) -> Tuple[Kind, Dict[str, Listing]]:
-    """The splits whose list files are given."""
+def list_custom(args: argparse.Namespace) -> Tuple[Classes, Dict[str, Listing]]:
+    """The classes, and the splits whose list files are given."""
     if args.num_classes is None:
         raise ConfigError("--num_classes is missing; --type custom needs it")
     ignore_index = 255 if args.ignore_index is None else args.ignore_index
     names = name_classes(args.num_classes, ignore_index, args.class_names)
-    paths = {mode: getattr(args, f"{mode}_path") for mode in MODES}
-    paths = {mode: path for mode, path in paths.items() if path is not None}
+    paths = {mode: getattr(args, f"{mode}_path") for mode in MODES if getattr(args, f"{mode}_path") is not None}
     if not paths:
         raise ConfigError("--type custom needs a list file: --train_path, --val_path or --test_path")
-    reader = partial(read_class_indices, num_classes=args.num_classes, ignore_index=ignore_index,
-                     remedy=OWN_CLASSES)
     separator = " " if args.separator is None else args.separator
-    listings = {mode: find_or_fault(find_listed, args.dataset_root, mode, path, separator)
-                for mode, path in paths.items()}
-    return Kind(reader, names, ignore_index), listings
+    return (Classes(names, ignore_index, own_label_values(args.num_classes, ignore_index)),
+            {mode: find_or_error(find_listed, args.dataset_root, mode, path, separator)
+             for mode, path in paths.items()})
 
 
-KINDS = {"cityscapes": cityscapes_kind, "ade20k": ade20k_kind, "voc": voc_kind, "context": context_kind,
-         "context59": context_kind, "custom": custom_kind}
+def find_or_error(find: Callable[..., Listing], *arguments) -> Listing:
+    """The listing; one error if there is none, so that the other splits are still checked."""
+    try:
+        return find(*arguments)
+    except DataError as error:
+        return Listing(errors=[error])
 
 
-def examine(label_reader: Callable, task: Tuple[List[str], str]) -> Finding:
+def examine(label_values: Dict[str, LabelValues], task: Tuple[List[str], str]) -> Finding:
     """Read one sample; `task` is its files and its line in the list file."""
     pair, line = task
     try:
-        with naming_line(line):
-            image, label = read_pair(pair, label_reader)
+        image, label = read_pair(pair, partial(read_classes, label_values), line)
     except DataError as error:
-        return Finding(fault=str(error))
+        return Finding(error=str(error))
     counts = None if label is None else np.bincount(label.ravel(), minlength=256)
-    return Finding(image.shape[:2], counts, label is not None and is_turned(pair[0]))
+    return Finding(image.shape[:2], counts, label is not None and has_exif_rotation(pair[0]))
 
 
-def class_table(kind: Kind, counts: np.ndarray, holding: np.ndarray) -> str:
+def class_table(classes: Classes, counts: np.ndarray, holding: np.ndarray) -> str:
     """Pixels, share of all pixels and number of images of each class and of the ignored pixels."""
     from prettytable import PrettyTable
 
     table = PrettyTable(["class", "pixels", "share", "images"], align="r")
     table.align["class"] = "l"
-    rows = [(name, index) for index, name in enumerate(kind.class_names) if index != kind.ignore_index]
-    for name, index in [*rows, (f"(ignored, {kind.ignore_index})", kind.ignore_index)]:
+    rows = [(name, index) for index, name in enumerate(classes.class_names) if index != classes.ignore_index]
+    for name, index in [*rows, (f"(ignored, {classes.ignore_index})", classes.ignore_index)]:
         share = counts[index] / counts.sum()
         table.add_row([name, f"{counts[index]:,}", f"{share:.3%}", holding[index]])
     return table.get_string()
 
 
-def doubts(kind: Kind, counts: np.ndarray) -> List[str]:
-    """What is legal in the labels of a split, but seldom meant."""
-    classes = [index for index in range(len(kind.class_names)) if index != kind.ignore_index]
-    absent = [kind.class_names[index] for index in classes if not counts[index]]
+def label_warnings(classes: Classes, counts: np.ndarray) -> List[str]:
+    """Warnings about legal but suspicious labels of a split."""
+    counted = [index for index in range(len(classes.class_names)) if index != classes.ignore_index]
+    absent = [classes.class_names[index] for index in counted if not counts[index]]
     only_background = counts[0] and not counts[1:255].any()
-    if kind.ignore_index == 255 and counts[255] and only_background and len(classes) > 1:
+    if classes.ignore_index == 255 and counts[255] and only_background and len(counted) > 1:
         return [f"the labels hold 0 and 255 alone; 255 is ignored, {NO_FOREGROUND}"]
     return [f"never occurs: {', '.join(absent)}"] if absent else []
 
 
-def check_split(mode: str, kind: Kind, listing: Listing, num_workers: int) -> Tuple[int, np.ndarray]:
-    """Examine and report one split; returns its number of faults and the pixels of each label value, (256,)."""
-    tasks = [(pair, listing.line_of(index)) for index, pair in enumerate(listing.pairs)]
-    findings = list(map_parallel(partial(examine, kind.label_reader), tasks, num_workers, f"reading {mode}"))
-    faults = [str(fault) for fault in listing.faults] + [each.fault for each in findings if each.fault]
+def check_split(mode: str, classes: Classes, listing: Listing, num_workers: int) -> Tuple[int, np.ndarray]:
+    """Examine and report one split; returns its number of errors and the pixels of each label value, (256,)."""
+    tasks = list(zip(listing.pairs, listing.lines or [""] * len(listing.pairs)))
+    findings = list(map_parallel(partial(examine, classes.label_values), tasks, num_workers, f"reading {mode}"))
+    errors = [str(error) for error in listing.errors] + [each.error for each in findings if each.error]
     sizes = Counter(f"{each.size[0]}x{each.size[1]}" for each in findings if each.size)
     shown = ", ".join(f"{count} of {size}" for size, count in sizes.most_common(5))
     others = f", and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
-    print(f"{mode}: {len(tasks) + len(listing.faults)} samples, {len(faults)} faults; "
+    print(f"{mode}: {len(tasks) + len(listing.errors)} samples, {len(errors)} errors; "
           f"images (height x width): {shown or 'none'}{others}")
     labels = [each.counts for each in findings if each.counts is not None]
     counts = np.sum(labels, axis=0, dtype=np.int64) if labels else np.zeros(256, np.int64)
     if labels:
-        print(class_table(kind, counts, np.sum([label > 0 for label in labels], axis=0)))
-        for doubt in doubts(kind, counts):
-            print(f"warning: {mode}: {doubt}", file=sys.stderr)
+        print(class_table(classes, counts, np.sum([label > 0 for label in labels], axis=0)))
+        for warning in label_warnings(classes, counts):
+            print(f"warning: {mode}: {warning}", file=sys.stderr)
     turned = [task[0][0] for task, finding in zip(tasks, findings) if finding.turned]
     if turned:
         print(f"warning: {mode}: {len(turned)} images, such as {printable(turned[0])}, have an EXIF orientation, which "
               "isn't applied; if labels were drawn on them as viewers turn them, save the images turned",
               file=sys.stderr)
-    for fault in faults:
-        print(printable(fault), file=sys.stderr)
-    return len(faults), counts
-
-
-def print_class_weights(kind: Kind, pixels: Dict[str, np.ndarray]) -> None:
-    """Print a weight for each class, from the pixels of each label value in the splits that are trained on.
-
-    Raises:
-        DataError: none of them is there, or its labels hold no class.
-    """
-    used = [mode for mode in TRAINING if mode in pixels]
-    counts = np.sum([pixels[mode] for mode in used], axis=0, dtype=np.int64) if used else np.zeros(256, np.int64)
-    counts[kind.ignore_index] = 0
-    if not counts.any():
-        raise DataError("--class_weights: no label of a training split holds a class; weights come from its pixels")
-    print(f"weights by the labels of {' and '.join(used)}:")
-    print(weights_in_words(kind.class_names, counts[:len(kind.class_names)].tolist()))
+    for error in errors:
+        print(printable(error), file=sys.stderr)
+    return len(errors), counts
 
 
 def warn_of_overlap(listings: Dict[str, Listing]) -> None:
-    """Say so where a score would be measured on training images."""
+    """Warn where a score would be measured on training images."""
     images = {mode: {os.path.realpath(pair[0]) for pair in listing.pairs}
               for mode, listing in listings.items()}
     for training in TRAINING:
@@ -264,20 +224,54 @@ def warn_of_overlap(listings: Dict[str, Listing]) -> None:
                       f"{printable(min(shared))}", file=sys.stderr)
 
 
+def class_weights(pixels: Sequence[int]) -> np.ndarray:
+    """w_c = 1 / ln(1.02 + p_c), where p_c is the share of class c in all labelled pixels; (C,) float64.
+
+    Paszke et al., "ENet: A Deep Neural Network Architecture for Real-Time Semantic Segmentation", 2016, section 5.2.
+    Rare classes weigh more, but within bounds. As CrossEntropyLoss divides by the weights' sum over the pixels, only
+    their ratios matter.
+
+    Args:
+        pixels: of each class; ignored ones don't count.
+    """
+    pixels = np.asarray(pixels, np.float64)
+    return 1 / np.log(_WEIGHT_OFFSET + pixels / max(pixels.sum(), 1))
+
+
+def print_class_weights(classes: Classes, pixels: Dict[str, np.ndarray]) -> None:
+    """Print share and weight of each class, and the weights as a config has them.
+
+    Args:
+        pixels: of each label value, by split; those count that are trained on.
+
+    Raises:
+        DataError: none of them is there, or its labels hold no class.
+    """
+    used = [mode for mode in TRAINING if mode in pixels]
+    counts = np.sum([pixels[mode] for mode in used], axis=0, dtype=np.int64) if used else np.zeros(256, np.int64)
+    counts[classes.ignore_index] = 0
+    if not counts.any():
+        raise DataError("--class_weights: no label of a training split holds a class; weights come from its pixels")
+    counts = counts[:len(classes.class_names)]
+    weights, width = class_weights(counts), max(map(len, classes.class_names))
+    print(f"weights by the labels of {' and '.join(used)}:\n{'class':<{width}}  {'share':>9}  {'weight':>7}")
+    for name, count, weight in zip(classes.class_names, counts, weights):
+        print(f"{name:<{width}}  {count / counts.sum():9.3%}  {weight:7.3f}")
+    print(f"- {{type: CrossEntropyLoss, weight: [{', '.join(f'{weight:.3f}' for weight in weights)}]}}")
+
+
 def check(args: argparse.Namespace) -> int:
     if args.num_workers < 0:
         raise ConfigError(f"--num_workers {args.num_workers} is below 0")
-    if args.type != "custom":
-        refuse_custom_flags(args)
-    kind, listings = KINDS[args.type](args)
-    found = {mode: check_split(mode, kind, listing, args.num_workers) for mode, listing in listings.items()}
+    classes, listings = list_custom(args) if args.type == "custom" else list_public(args)
+    found = {mode: check_split(mode, classes, listing, args.num_workers) for mode, listing in listings.items()}
     warn_of_overlap(listings)
-    faults = sum(number for number, _ in found.values())
-    if faults:
-        raise DataError(f"{args.dataset_root}: {faults} faults, see above"
+    errors = sum(number for number, _ in found.values())
+    if errors:
+        raise DataError(f"{args.dataset_root}: {errors} errors, see above"
                         + ("; no class weights, as faulty labels don't count" if args.class_weights else ""))
     if args.class_weights:
-        print_class_weights(kind, {mode: counts for mode, (_, counts) in found.items()})
+        print_class_weights(classes, {mode: counts for mode, (_, counts) in found.items()})
     return 0
 
 

@@ -27,6 +27,7 @@ from paddleseg.datasets.cityscapes import (
     cityscapes_images,
     cityscapes_label,
 )
+from paddleseg.datasets.listing import files_below
 from paddleseg.utils.cli import add_debug_flag, run_main
 
 SPLITS = ["train", "val", "test"]
@@ -89,7 +90,9 @@ def find_custom(root: str, split: str, folder: Sequence[str], ending: Sequence[s
     found, faults = [], []
     for place, tail, other in zip(folder, ending, reversed(ending)):
         start, path_of = Path(root, place, split), {}
-        for path in sorted(path for path in start.rglob("*") if has_ending(path, tail) and path.is_file()):
+        for path in (Path(path) for path in files_below(str(start), [tail])):
+            if not has_ending(path, tail):
+                continue
             if folder[0] == folder[1] and len(other) > len(tail) and has_ending(path, other):
                 continue
             name, shown = path.relative_to(start).as_posix()[:-len(tail)], path.relative_to(root).as_posix()

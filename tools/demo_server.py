@@ -142,7 +142,7 @@ def decode(data: bytes, max_pixels: float):
             image = image_io.read_image(file.name)
         except ImageReadError as error:
             abort(415, str(error).replace(file.name, "The image") + ".")
-        if not image_io.is_turned(file.name):
+        if not image_io.has_exif_rotation(file.name):
             return image
         turned = Image.fromarray(image)
         with Image.open(file.name) as picture:

@@ -21,6 +21,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import ConfigError, DataError, RunError
+from paddleseg.datasets.listing import IMAGE_SUFFIXES, files_below
 from paddleseg.transforms.image_io import read_image, write_png
 from paddleseg.utils.cli import add_debug_flag, printable, run_main
 from paddleseg.utils.cores import usable_cores
@@ -28,7 +29,6 @@ from paddleseg.utils.files import atomic_path
 from paddleseg.utils.palette import color_map
 from paddleseg.utils.parallel import map_parallel
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 IGNORE_INDEX = 255
 _SHOWN = 40  # colors
 
@@ -140,10 +140,9 @@ def list_masks(folder: str) -> List[str]:
     """Paths of the masks, relative to the folder."""
     if not os.path.isdir(folder):
         raise DataError(f"{folder} is not a folder; name that of the masks")
-    masks = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*")
-                   if path.suffix.lower() in SUFFIXES)
+    masks = [os.path.relpath(path, folder) for path in files_below(folder)]
     if not masks:
-        raise DataError(f"{folder} holds no mask (looked for {', '.join(SUFFIXES)})")
+        raise DataError(f"{folder} holds no mask (looked for {', '.join(IMAGE_SUFFIXES)})")
     return masks
 
 

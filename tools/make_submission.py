@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from paddleseg.cvlibs.errors import ConfigError, DataError, RunError
 from paddleseg.datasets.cityscapes import cityscapes_images
 from paddleseg.datasets.cityscapes_server import SIZE, TEST_IMAGES, check_frames, class_label_ids, frame_of
+from paddleseg.datasets.listing import files_below
 from paddleseg.transforms.image_io import read_label
 from paddleseg.utils.cli import add_debug_flag, printable, run_main
 from paddleseg.utils.cores import usable_cores
@@ -53,7 +54,7 @@ def find_results(folder: str) -> List[str]:
     """
     if not os.path.isdir(folder):
         raise DataError(f"{folder} is not a folder; write it by predict.py --save_label_ids")
-    results = sorted(str(path) for path in Path(folder).rglob("*.png"))
+    results = files_below(folder, [".png"])
     if not results:
         raise DataError(f"{folder} holds no *.png; write them by predict.py --save_label_ids")
     return results

@@ -50,7 +50,9 @@ def server_label_ids(dataset_type: str, images: Sequence[str]):
 
 def main(args: argparse.Namespace) -> int:
     from paddleseg import builder
-    from paddleseg.core.predict import list_images, predict
+    from paddleseg.core.predict import ResultWriter, predict
+    from paddleseg.datasets.cityscapes_server import server_name
+    from paddleseg.datasets.listing import list_images
     from paddleseg.utils import device, distributed, logger
 
     config = builder.read_config(args, builder.INFERENCE)
@@ -63,7 +65,8 @@ def main(args: argparse.Namespace) -> int:
     palette = builder.dataset_palette(config, args.custom_color)
     model = builder.build_trained_model(config, args.model_path)
     save_dir = args.save_dir or "output/result"
-    predict(model, images, root, builder.build_val_transforms(config), palette, save_dir,
-            builder.build_infer_options(config), num_writers=max(1, options.num_workers), label_ids=label_ids)
+    predict(model, images, root, builder.build_val_transforms(config),
+            ResultWriter(save_dir, palette, label_ids, server_name), builder.build_infer_options(config),
+            num_writers=max(1, options.num_workers))
     logger.info(f"{len(images)} predictions are in {save_dir}")
     return 0

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from paddleseg.core import checkpoint, run_dir
 from paddleseg.cvlibs.errors import DataError, RunError
-from paddleseg.datasets import workers
-from paddleseg.datasets.loader import batches_per_epoch, trial_batches
+from paddleseg.datasets import loader
+from paddleseg.datasets.loader import batches_per_epoch, preview_batches
 from paddleseg.utils import distributed, logger
 
 SAMPLES = 4  # that are read of each data set
@@ -206,8 +206,7 @@ def check_files(datasets: Dict[str, object]) -> None:
 
 def _unchecked_files(dataset) -> Iterator[str]:
     pairs = getattr(dataset, "file_list", ())
-    listing = getattr(dataset, "listing", None)
-    if listing is None or listing.pairs is not pairs:
+    if getattr(dataset, "verified_files", None) is not pairs:
         for pair in pairs:
             yield from map(os.fspath, pair)
 
@@ -241,7 +240,7 @@ def check_samples(name: str, dataset, batch_size: int, options) -> int:
     sample_bytes = 0
     with tqdm(total=len(batches), desc=f"reading samples of {name}", delay=PROGRESS_SEC, disable=None,
               leave=False) as bar:
-        for batch in trial_batches(dataset, batches, options.seed, options.num_workers):
+        for batch in preview_batches(dataset, batches, options.seed, options.num_workers):
             if "label" not in batch:
                 raise DataError(f"{name}: {batch['path'][0]} has no label; name one for each image")
             sample_bytes = max(sample_bytes, sum(batch[key][0].nbytes for key in ("img", "label")))
@@ -255,11 +254,11 @@ def warn_of_shared_memory(batch_bytes: Dict[str, int], num_workers: int) -> None
     Args:
         batch_bytes: of each data set.
     """
-    needs = {name: workers.shared_memory_needed(size, num_workers) for name, size in batch_bytes.items()}
-    free = workers.shared_memory_free()
+    needs = {name: loader.shared_memory_needed(size, num_workers) for name, size in batch_bytes.items()}
+    free = loader.shared_memory_free()
     if sum(needs.values()) <= free:
         return
     shown = " and ".join(f"{-(-size // 2 ** 20)} MiB for {name}" for name, size in needs.items())
-    logger.warning(f"{workers.SHARED_MEMORY} has {free // 2 ** 20} MiB free for a process, but {num_workers} workers x "
-                   f"{workers.PREFETCH} batches take {shown}; what doesn't fit goes through pipes, which is slower: "
+    logger.warning(f"{loader.SHARED_MEMORY} has {free // 2 ** 20} MiB free for a process, but {num_workers} workers x "
+                   f"{loader.PREFETCH} batches take {shown}; what doesn't fit goes through pipes, which is slower: "
                    f"lower --num_workers, or enlarge it (docker run --shm-size)")

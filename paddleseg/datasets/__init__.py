@@ -1,5 +1,6 @@
 """Files, classes and ignore index; each module registers its data set in `manager.DATASETS`."""
 
+from paddleseg.datasets import cache  # noqa: F401  (lets data sets open caches)
 from paddleseg.datasets.ade20k import ADE20K
 from paddleseg.datasets.cityscapes import Cityscapes
 from paddleseg.datasets.dataset import Dataset

@@ -13,7 +13,8 @@ import numpy as np
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import DataError
-from paddleseg.datasets.base import BaseDataset, Listing, parse_mode, read_indices_from_one
+from paddleseg.datasets.base import BaseDataset, LabelValues, parse_mode
+from paddleseg.datasets.listing import Listing
 
 NUM_CLASSES, IGNORE_INDEX = 150, 255
 FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
@@ -64,17 +65,12 @@ def find_ade20k(root: str, mode: str) -> Listing:
     for image in sorted(Path(root, "images", split).glob("*.jpg")):
         label = Path(root, "annotations", split, image.stem + ".png")
         if mode != "test" and not label.is_file():
-            listing.faults.append(DataError(f"{image} has no label {label}; unpack {source}"))
+            listing.errors.append(DataError(f"{image} has no label {label}; unpack {source}"))
             continue
         listing.pairs.append([str(image)] if mode == "test" else [str(image), str(label)])
-    if not listing.pairs and not listing.faults:
+    if not listing.pairs and not listing.errors:
         raise DataError(f"{os.path.join(root, 'images', split)} holds no *.jpg; unpack {source}")
     return listing
-
-
-def read_ade20k_label(path: str) -> np.ndarray:
-    """Read a label as (H, W) uint8, classes 0..149 and 255."""
-    return read_indices_from_one(path, NUM_CLASSES)
 
 
 @manager.DATASETS.add_component
@@ -96,11 +92,8 @@ class ADE20K(BaseDataset):
 
     num_classes, ignore_index = NUM_CLASSES, IGNORE_INDEX
     class_names, palette = CLASS_NAMES, PALETTE
+    label_values = {"": LabelValues.indices_from_one(NUM_CLASSES)}
 
     def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
         mode = parse_mode(mode)
-        self.set_samples(find_ade20k(dataset_root, mode), transforms, mode)
-        self.use_cache(cache, dataset_root)
-
-    def read_label(self, path: str) -> np.ndarray:
-        return read_ade20k_label(path)
+        self.set_samples(find_ade20k(dataset_root, mode), transforms, mode, dataset_root, cache)

@@ -22,6 +22,7 @@ from typing import List, Optional, Sequence, Tuple
 import numpy as np
 
 from paddleseg.cvlibs.errors import DataError, RunError, SegError
+from paddleseg.datasets.base import BaseDataset, read_pair
 from paddleseg.transforms.image_io import image_size
 from paddleseg.utils import files
 from paddleseg.utils.files import atomic_directory, atomic_path, damage, write_sums
@@ -132,6 +133,9 @@ class Cache:
         return arrays[0], arrays[1] if len(arrays) == 2 else None
 
 
+BaseDataset.open_cache = Cache
+
+
 def _change(cached: List[List[list]], file_list: Sequence[Sequence[str]], root: str) -> Optional[str]:
     """What has changed since the files were cached, or None."""
     for before, pair in zip(cached, file_list):
@@ -215,28 +219,29 @@ def _reserve(temporary: str, folder: str, total: int) -> None:
 def _fill(dataset, path: str, entries: List[Entry], num_workers: int) -> None:
     """Write every sample to its place, and its checksums into its entry."""
     reader = copy.copy(dataset)
-    for name in ("file_list", "listing", "transforms"):  # processes are sent what reads files, with every few of them
+    for name in ("file_list", "verified_files", "lines", "transforms"):  # processes are sent what reads files, with every few of them
         vars(reader).pop(name, None)
-    tasks = [(pair, dataset.listing.line_of(place), entry.size, entry.offsets)
-             for place, (pair, entry) in enumerate(zip(dataset.file_list, entries))]
-    faults = []
+    lines = dataset.lines or [""] * len(dataset)
+    tasks = [(pair, line, entry.size, entry.offsets) for pair, line, entry in zip(dataset.file_list, lines, entries)]
+    errors = []
     for entry, result in zip(entries, map_parallel(partial(_store, reader, path), tasks, num_workers, "decoding")):
         if isinstance(result, SegError):
-            faults.append(result)
+            errors.append(result)
         else:
             entry.sums = result
-    if faults:
-        others = f"; {len(faults) - 1} more faults, which tools/check_data.py lists" if len(faults) > 1 else ""
-        raise type(faults[0])(f"{faults[0]}{others}; no cache was written")
+    if errors:
+        others = f"; {len(errors) - 1} more errors, which tools/check_data.py lists" if len(errors) > 1 else ""
+        raise type(errors[0])(f"{errors[0]}{others}; no cache was written")
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
 def _store(reader, path: str, task: tuple):
-    """Decode one sample and write it to its place; returns its checksums, or its fault."""
+    """Decode one sample and write it to its place; returns its checksums, or its error."""
     pair, line, size, offsets = task
     try:
-        arrays = [np.ascontiguousarray(array) for array in reader.read_files(pair, line) if array is not None]
+        found = read_pair(pair, reader.read_label, line)
+        arrays = [np.ascontiguousarray(array) for array in found if array is not None]
         if list(arrays[0].shape[:2]) != size:
             raise DataError(f"{pair[0]} is {arrays[0].shape[0]}x{arrays[0].shape[1]} (height x width), but its header "
                             f"says {size[0]}x{size[1]}")

@@ -7,76 +7,39 @@
 
 import logging
 import os
-import re
 import zlib
 from functools import partial
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
+from cityscapesscripts.helpers.labels import labels
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import DataError
-from paddleseg.datasets.base import (
-    BaseDataset,
-    Listing,
-    parse_mode,
-    read_class_indices,
-    read_listing,
-    refuse_values,
-)
-from paddleseg.transforms.image_io import read_label
+from paddleseg.datasets.base import BaseDataset, LabelValues, parse_mode
+from paddleseg.datasets.listing import Listing, read_listing, split_image_line
 
 IMAGE_FOLDER, LABEL_FOLDER = "leftImg8bit", "gtFine"
 IMAGE_ENDING = "_leftImg8bit.png"
 TRAIN_IDS_ENDING, LABEL_IDS_ENDING = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"
 NUM_CLASSES, IGNORE_INDEX = 19, 255
 
-# Both paths end in an image suffix, so the separator is what follows the first of them:
-# folders may then hold blanks or commas whatever the separator is.
-_SUFFIX = r"\.(?:png|jpe?g|bmp|tiff?)"
-LIST_LINE = re.compile(rf"(.+?{_SUFFIX})(?:\s*[,;\s]\s*(\S.*{_SUFFIX}))?", re.IGNORECASE)
-
 
 def train_labels() -> list:
     """The 19 evaluated classes of cityscapesscripts in the order of their train ids."""
-    from cityscapesscripts.helpers.labels import labels
-
     evaluated = [label for label in labels if 0 <= label.trainId < NUM_CLASSES]
     return sorted(evaluated, key=lambda label: label.trainId)
 
 
-def train_id_table() -> np.ndarray:
-    """The train id of each label id as (256,) uint8; 255 where a class is not evaluated."""
-    from cityscapesscripts.helpers.labels import labels
-
-    table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+def label_id_values() -> LabelValues:
+    """The values of a *_labelIds.png, and the train id of each; 255 where a class is not evaluated."""
+    # Id -1 (license plate) is 255 in a file of 8 bits, and so is its place in the tables.
+    legal, classes = np.zeros(256, bool), np.full(256, IGNORE_INDEX, np.uint8)
     for label in labels:
-        # Id -1 (license plate) is 255 in a file of 8 bits, and so is its place in the table.
-        table[label.id] = label.trainId if label.trainId >= 0 else IGNORE_INDEX
-    return table
-
-
-def legal_label_ids() -> np.ndarray:
-    """Which of the 256 values are label ids, as (256,) bool."""
-    from cityscapesscripts.helpers.labels import labels
-
-    legal = np.zeros(256, dtype=bool)
-    legal[[label.id for label in labels]] = True
-    return legal
-
-
-def read_train_ids(path: str) -> np.ndarray:
-    """Read a label as (H, W) uint8 train ids; a *_labelIds.png is mapped to them.
-
-    Raises:
-        LabelValueError: a value is no id of the file's kind.
-    """
-    if not path.endswith(LABEL_IDS_ENDING):
-        return read_class_indices(path, NUM_CLASSES, IGNORE_INDEX)
-    label, legal = read_label(path), legal_label_ids()
-    refuse_values(path, label, legal, f"0..{np.flatnonzero(legal[:-1])[-1]} (label ids) and 255 (id -1)")
-    return train_id_table()[label]
+        legal[label.id] = True
+        classes[label.id] = label.trainId if label.trainId >= 0 else IGNORE_INDEX
+    return LabelValues(legal, f"0..{np.flatnonzero(legal[:-1])[-1]} (label ids) and 255 (id -1)", classes=classes)
 
 
 def cityscapes_images(root: str, split: str) -> List[str]:
@@ -139,7 +102,7 @@ def find_cityscapes(root: str, mode: str) -> Listing:
         if mode != "test":
             label, exists = cityscapes_label(root, image)
             if not exists:
-                listing.faults.append(DataError(f"{os.path.join(root, image)} {_no_label(root, label)}"))
+                listing.errors.append(DataError(f"{os.path.join(root, image)} {_no_label(root, label)}"))
                 continue
             pair.append(label)
         listing.pairs.append([os.path.join(root, path) for path in pair])
@@ -150,13 +113,10 @@ def find_cityscapes(root: str, mode: str) -> Listing:
 
 
 def _split_line(root: str, mode: str, line: str) -> List[str]:
-    match = LIST_LINE.fullmatch(line.rstrip(" ,;\t"))
-    if match is None:
-        raise ValueError(f"is not `image,label` or `image label` with image files: {line}")
-    image, label = match.groups()
-    if label is None or mode == "test":
+    image, *labels_named = split_image_line(line)
+    if not labels_named or mode == "test":
         return [image]
-    label, exists = existing_label(root, label)
+    label, exists = existing_label(root, labels_named[0])
     if not exists:
         raise ValueError(f"names {image}, which {_no_label(root, label)}")
     return [image, label]
@@ -183,19 +143,16 @@ class Cityscapes(BaseDataset):
     num_classes, ignore_index = NUM_CLASSES, IGNORE_INDEX
     class_names = [label.name for label in train_labels()]
     palette = np.array([label.color for label in train_labels()], np.uint8)
+    label_values = {LABEL_IDS_ENDING: label_id_values(), "": LabelValues.indices(NUM_CLASSES, IGNORE_INDEX)}
 
     def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
         mode = parse_mode(mode)
-        self.set_samples(find_cityscapes(dataset_root, mode), transforms, mode)
+        self.set_samples(find_cityscapes(dataset_root, mode), transforms, mode, dataset_root, cache)
         mapped = sum(pair[-1].endswith(LABEL_IDS_ENDING) for pair in self.file_list)
         if mapped:
             logging.getLogger("paddleseg").info(
                 "%s %s: %d labels are label ids, mapped to train ids when read", dataset_root, mode, mapped)
-        self.use_cache(cache, dataset_root)
 
     def reading_rules(self) -> dict:
-        tables = {"train_ids": train_id_table(), "label_ids": legal_label_ids()}
-        return {**super().reading_rules(), **{name: zlib.crc32(table) for name, table in tables.items()}}
-
-    def read_label(self, path: str) -> np.ndarray:
-        return read_train_ids(path)
+        ids = self.label_values[LABEL_IDS_ENDING]
+        return {**super().reading_rules(), "train_ids": zlib.crc32(ids.classes), "label_ids": zlib.crc32(ids.legal)}

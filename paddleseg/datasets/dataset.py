@@ -10,32 +10,11 @@ import numpy as np
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError, DataError
-from paddleseg.datasets.base import NO_FOREGROUND, BaseDataset, Listing, parse_mode, read_listing
+from paddleseg.datasets.base import NO_FOREGROUND, BaseDataset, parse_mode
+from paddleseg.datasets.listing import Listing, read_listing, split_separated_line
 from paddleseg.utils.palette import color_map
 
-_LOOKED_AT = 4  # labels
-
-
-def split_line(separator: str, line: str) -> List[str]:
-    """The one or two paths of a list line; a blank separator stands for any run of blanks."""
-    items = line.split(separator if separator.strip() else None)
-    items = [item.strip() for item in items if item.strip()]
-    if len(items) > 2:
-        other = '"|"' if separator.strip() else '","'
-        raise ValueError(f"splits into {len(items)} paths at separator {separator!r}; where paths hold it themselves, "
-                         f"write another one between them and set separator: {other}: {line}")
-    if len(items) == 1 and not separator.strip() and "," in line:
-        raise ValueError(f'has a comma but no blank; set separator: ",": {line}')
-    if len(items) == 1 and separator.strip() and _is_pair(line.split()):
-        raise ValueError(f'has a blank but no {separator!r}; set separator: " ": {line}')
-    if not items:
-        raise ValueError(f"names no file: {line}")
-    return items
-
-
-def _is_pair(parts: Sequence[str]) -> bool:
-    """Whether these are likely to be the names of two files."""
-    return len(parts) == 2 and all(os.path.splitext(part)[1] for part in parts)
+_PROBED = 4  # labels
 
 
 def find_listed(root: str, mode: str, list_path: Optional[str], separator: str) -> Listing:
@@ -58,7 +37,7 @@ def find_listed(root: str, mode: str, list_path: Optional[str], separator: str) 
         raise ConfigError(f"{key}: {list_path} is not a file; {hint}")
     if not separator:
         raise ConfigError('separator is empty; give what stands between image and label, like "," or " "')
-    return read_listing(list_path, root, mode, partial(split_line, separator))
+    return read_listing(list_path, root, mode, partial(split_separated_line, separator))
 
 
 def name_classes(num_classes: int, ignore_index: int, class_names: Optional[Sequence[str]]) -> List[str]:
@@ -112,23 +91,23 @@ class Dataset(BaseDataset):
             raise ConfigError(f"img_channels: {img_channels} is not offered; set 3: grey images are read as "
                               "three equal channels")
         list_path = {"train": train_path, "val": val_path, "test": test_path}[mode]
-        self.set_samples(find_listed(dataset_root, mode, list_path, separator), transforms, mode)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.img_channels = img_channels
         self.class_names = names
         self.palette = color_map(num_classes)
-        self.use_cache(cache, dataset_root)
-        if mode != "test" and self.ignore_index == 255 and num_classes > 1:
-            self.warn_of_masks()
+        listing = find_listed(dataset_root, mode, list_path, separator)
+        self.set_samples(listing, transforms, mode, dataset_root, cache)
+        if mode != "test" and ignore_index == 255 and num_classes > 1:
+            self.warn_of_foreground()
 
-    def warn_of_masks(self) -> None:
-        """Say so if the first labels hold 0 and 255 alone: as masks of two classes they teach and test nothing.
+    def warn_of_foreground(self) -> None:
+        """Warn if the first labels hold 0 and 255 alone: as masks of two classes they teach and test nothing.
 
         Nothing else of the labels is checked here; a faulty one is an error when it is read.
         """
         held = set()
-        for pair in self.file_list[:_LOOKED_AT]:
+        for pair in self.file_list[:_PROBED]:
             with contextlib.suppress(DataError):
                 held.update(np.unique(self.read_label(pair[1])).tolist())
         if held == {0, 255}:

@@ -1,30 +1,65 @@
 """Batches, the same ones for any number of worker processes.
 
-Which samples a batch holds, and every random number spent on them, follow from
-(seed, epoch, index) alone: nothing depends on who draws a sample, or on what was
-drawn before.
+Which samples a batch holds, and every random number spent on them, follow from (seed, epoch, index) alone: nothing
+depends on who draws a sample, or on what was drawn before.
+
+A worker gets tasks over a pipe of its own and answers them one by one. The arrays of an answer lie in shared memory,
+in one of the worker's PREFETCH buffers, or travel through the pipe where that memory is full. Paddle's DataLoader isn't
+used: while it waits, no signal handler of Python's runs, not even for Ctrl-C; it waits for ever for a worker that
+hangs; and it can't tell which sample a worker was reading.
 
 N images in a batch, each (3, H, W).
 """
 
+import atexit
+import contextlib
+import ctypes
+import faulthandler
+import gc
 import logging
+import mmap
+import multiprocessing
+import os
 import random
+import signal
 import sys
-import traceback
-from contextlib import closing, contextmanager
+import tempfile
+import threading
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Iterable, Iterator, List, Optional, Sequence, Tuple
+from multiprocessing.connection import Connection, wait
+from multiprocessing.pool import ExceptionWithTraceback
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
+import cv2
 import numpy as np
 
-from paddleseg.cvlibs.errors import ConfigError, DataError, SegError
-from paddleseg.datasets.workers import TIMEOUT_SEC, Arrays, Finish, read_ahead, read_here
+from paddleseg.cvlibs.errors import ConfigError, DataError, RunError, SegError
+from paddleseg.utils import distributed
+from paddleseg.utils.parallel import PR_SET_PDEATHSIG
+
+PREFETCH = 2  # batches that a worker holds, read or being read
+SHARED_MEMORY = "/dev/shm"
+# Longer than a file server takes to come back, shorter than the half hour after which a collective of the other
+# processes gives up: so the error that names the file comes first.
+TIMEOUT_SEC = 600.0
+NOTICE_SEC = 60.0  # a wait that is worth a line in the log
+STOP_SEC = 1.0  # that a worker gets to end, at each of two askings
+SLICE_SEC = 1.0  # waits are added up from these
 
 _SHOWN_NAMES = 3  # in a message
-_PAGE = 4096  # bytes
+_ALIGNMENT, _PAGE = 64, 4096  # bytes, of arrays in shared memory and of tensors
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
+Arrays = Dict[str, np.ndarray]
+Task = Tuple[int, List[int]]  # (epoch, indices)
+Finish = Callable[[Arrays, Any], Any]  # (arrays, meta) -> batch; copies the arrays, whose memory is used again
+
+
+# ---- batches ---------------------------------------------------------------------------------------------
 
 def batches_per_epoch(dataset, batch_size: int, world: int = 1, repeats: int = 1) -> int:
     """Whole batches that each of `world` processes gets from one epoch.
@@ -79,12 +114,12 @@ def train_batches(dataset, batch_size: int, seed: int, start_iter: int = 0, num_
     tasks = _train_tasks(len(dataset) * repeats, per_epoch, batch_size, seed, start_iter, rank, world)
     if num_batches is not None:
         tasks = islice(tasks, num_batches)
-    reader = _BatchReader(dataset, seed)
-    return _iterate(reader, tasks, _with_epoch, num_workers, timeout_sec)
+    return _iterate(_BatchReader(dataset, seed), tasks, _to_tensors, num_workers, timeout_sec)
 
 
-def _train_tasks(samples, per_epoch, batch_size, seed, start_iter, rank, world):
-    """The (epoch, indices) of each batch of this rank, for ever."""
+def _train_tasks(samples: int, per_epoch: int, batch_size: int, seed: int, start_iter: int, rank: int,
+                 world: int) -> Iterator[Task]:
+    """The task of each batch of this rank, for ever."""
     epoch, batch = divmod(start_iter, per_epoch)
     while True:
         order = epoch_order(samples, seed, epoch)
@@ -106,12 +141,12 @@ def eval_batches(dataset, num_workers: int = 0, rank: int = 0, world: int = 1, b
     indices = range(rank, len(dataset), world)
     tasks = [(0, list(indices[start:start + batch_size])) for start in range(0, len(indices), batch_size)]
     batches = _iterate(_EvalReader(dataset, seed=0), tasks, _to_eval_batches, num_workers, timeout_sec)
-    with closing(batches):
+    with contextlib.closing(batches):
         for of_one_size in batches:
             yield from of_one_size
 
 
-def trial_batches(dataset, batches: Sequence[List[int]], seed: int = 0, num_workers: int = 0) -> Iterator[dict]:
+def preview_batches(dataset, batches: Sequence[List[int]], seed: int = 0, num_workers: int = 0) -> Iterator[dict]:
     """The batches of these indices, read as those of epoch 0 are, as numpy arrays.
 
     Each is {'img': (N, 3, H, W) float32, 'label': (N, H, W) uint8 if any, 'path': list of str}.
@@ -122,7 +157,22 @@ def trial_batches(dataset, batches: Sequence[List[int]], seed: int = 0, num_work
     return _iterate(_BatchReader(dataset, seed), tasks, _to_copies, num_workers, TIMEOUT_SEC)
 
 
-@contextmanager
+def _iterate(reader: "_BatchReader", tasks: Iterable[Task], finish: Finish, num_workers: int,
+             timeout_sec: float) -> Iterator:
+    """Read the tasks in order, here or in workers, and finish what they give."""
+    if num_workers and not sys.platform.startswith("linux"):
+        logging.getLogger("paddleseg").warning("num_workers 0 instead of %d: they are for Linux alone", num_workers)
+        num_workers = 0
+    if isinstance(tasks, list):
+        num_workers = min(num_workers, len(tasks))
+    if num_workers:
+        return iter_workers(reader, tasks, finish, num_workers, timeout_sec)
+    return iter_serial(reader, tasks, finish)
+
+
+# ---- reading a batch -------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
 def seeded_globals(seed: int, epoch: int, index: int):
     """Seed `random` and `numpy.random` by the triple inside, and restore them after.
 
@@ -141,74 +191,54 @@ def seeded_globals(seed: int, epoch: int, index: int):
 
 
 @dataclass
-class _Facts:
-    """What a batch is beside its arrays."""
+class BatchMeta:
+    """The entries of a batch beside its arrays."""
 
     epoch: int
     paths: List[str]
     trans_info: list
 
-
-@dataclass
-class _Failure:
-    """An error, maybe on its way from a worker, and the traceback it had there."""
-
-    error: SegError
-    traceback: str
-
-
-class _Traceback(Exception):
-    """Shows, as the cause of an error, where it arose, maybe in a worker."""
-
-    def __str__(self) -> str:
-        return "\n" + self.args[0]
+    @classmethod
+    def of(cls, epoch: int, samples: Sequence[dict]) -> "BatchMeta":
+        return cls(epoch, [sample["path"] for sample in samples], [sample["trans_info"] for sample in samples])
 
 
 class _BatchReader:
-    """Reads the batch of a task (epoch, indices) as numpy arrays."""
+    """Reads the batch of a task as numpy arrays."""
 
     def __init__(self, dataset, seed: int):
         self.dataset = dataset
         self.seed = seed
 
-    def sample(self, epoch: int, index: int) -> dict:
-        """One sample; `index` counts through the repeats of the data set.
+    def read(self, task: Task, progress: np.ndarray) -> Tuple[Arrays, Any]:
+        """Arrays and metadata of the task's batch.
+
+        Args:
+            progress: is set to the place in the task of the sample that is about to be read.
 
         Raises:
             SegError: as the data set raises it, or a DataError that names the sample.
         """
-        place = index % len(self.dataset)
-        try:
-            with seeded_globals(self.seed, epoch, index):
-                return self.dataset.sample(place, np.random.default_rng([self.seed, epoch, index]))
-        except SegError:
-            raise
-        except Exception as error:
-            raise DataError(f"{self.dataset.name_of(place)}: {type(error).__name__}: {error}") from error
-
-    def read(self, task: Tuple[int, List[int]], progress: np.ndarray) -> Tuple[Arrays, _Facts]:
-        """{'img': (N, 3, H, W) float32, 'label': (N, H, W) uint8 if any}, and the facts."""
         epoch, indices = task
         samples = []
         for place, index in enumerate(indices):
             progress[0] = place
-            samples.append(self.sample(epoch, index))
+            number = index % len(self.dataset)  # `index` counts through the repeats of the data set
+            try:
+                with seeded_globals(self.seed, epoch, index):
+                    samples.append(self.dataset.sample(number, np.random.default_rng([self.seed, epoch, index])))
+            except SegError:
+                raise
+            except Exception as error:
+                raise DataError(f"{self.dataset.name_of(number)}: {type(error).__name__}: {error}") from error
+        return self.collate(epoch, samples)
+
+    def collate(self, epoch: int, samples: List[dict]) -> Tuple[Arrays, Any]:
+        """{'img': (N, 3, H, W) float32, 'label': (N, H, W) uint8 if any}, and the metadata."""
         keys = [key for key in ("img", "label") if any(key in sample for sample in samples)]
-        arrays = {key: _stack(samples, key) for key in keys}
-        return arrays, _Facts(epoch, [sample["path"] for sample in samples],
-                              [sample["trans_info"] for sample in samples])
+        return {key: _stack(samples, key) for key in keys}, BatchMeta.of(epoch, samples)
 
-    def try_read(self, task: Tuple[int, List[int]], progress: np.ndarray) -> tuple:
-        """As `read`, but an error is returned, as the facts: it has to pass from process to process."""
-        try:
-            return self.read(task, progress)
-        except SegError as error:
-            return {}, _Failure(type(error)(str(error)), traceback.format_exc())
-        except Exception as error:
-            error = DataError(f"{self.describe(task, -1)}: {type(error).__name__}: {error}")
-            return {}, _Failure(error, traceback.format_exc())
-
-    def describe(self, task: Tuple[int, List[int]], place: int) -> str:
+    def describe(self, task: Task, place: int) -> str:
         """The sample at a place of the task by its path and line, or the first of all of them for -1."""
         indices = task[1] if place < 0 else task[1][place:place + 1]
         names = [self.dataset.name_of(index % len(self.dataset)) for index in indices[:_SHOWN_NAMES]]
@@ -219,22 +249,17 @@ class _BatchReader:
 class _EvalReader(_BatchReader):
     """Reads the samples of a task into one batch for each size of images; labels keep sizes of their own."""
 
-    def read(self, task: Tuple[int, List[int]], progress: np.ndarray) -> Tuple[Arrays, List[_Facts]]:
-        """{'img<b>': (N, 3, H, W) of batch b, 'label<b>.<n>': (H, W) of its sample n, if any}, facts of each batch."""
-        epoch, indices = task
+    def collate(self, epoch: int, samples: List[dict]) -> Tuple[Arrays, List[BatchMeta]]:
+        """{'img<b>': (N, 3, H, W) of batch b, 'label<b>.<n>': (H, W) of its sample n, if any}, metadata of each."""
         of_size: dict = {}
-        for place, index in enumerate(indices):
-            progress[0] = place
-            sample = self.sample(epoch, index)
+        for sample in samples:
             of_size.setdefault((sample["img"].shape, "label" in sample), []).append(sample)
-        arrays, facts = {}, []
-        for batch, samples in enumerate(of_size.values()):
-            arrays[f"img{batch}"] = _stack(samples, "img")
-            arrays.update((f"label{batch}.{place}", sample["label"]) for place, sample in enumerate(samples)
+        arrays = {}
+        for batch, of_one_size in enumerate(of_size.values()):
+            arrays[f"img{batch}"] = _stack(of_one_size, "img")
+            arrays.update((f"label{batch}.{place}", sample["label"]) for place, sample in enumerate(of_one_size)
                           if "label" in sample)
-            facts.append(_Facts(epoch, [sample["path"] for sample in samples],
-                                [sample["trans_info"] for sample in samples]))
-        return arrays, facts
+        return arrays, [BatchMeta.of(epoch, of_one_size) for of_one_size in of_size.values()]
 
 
 def _stack(samples: List[dict], key: str) -> np.ndarray:
@@ -251,34 +276,12 @@ def _stack(samples: List[dict], key: str) -> np.ndarray:
     return np.stack([sample[key] for sample in samples])
 
 
-def _iterate(reader: _BatchReader, tasks: Iterable, finish: Finish, num_workers: int, timeout_sec: float) -> Iterator:
-    """Read the tasks in order, here or in workers, and finish what they give."""
-    if num_workers and not sys.platform.startswith("linux"):
-        logging.getLogger("paddleseg").warning("num_workers 0 instead of %d: they are for Linux alone", num_workers)
-        num_workers = 0
-    if isinstance(tasks, list):
-        num_workers = min(num_workers, len(tasks))
-    finish = partial(_unless_failed, finish)
-    if num_workers:
-        return read_ahead(reader.try_read, reader.describe, tasks, finish, num_workers, timeout_sec)
-    return read_here(reader.try_read, reader.describe, tasks, finish)
+# ---- finishing a batch -----------------------------------------------------------------------------------
 
-
-def _unless_failed(finish: Finish, arrays: Arrays, facts):
-    if isinstance(facts, _Failure):
-        raise facts.error from _Traceback(facts.traceback)
-    return finish(arrays, facts)
-
-
-def _with_epoch(arrays: Arrays, facts: _Facts) -> Tuple[int, dict]:
-    return facts.epoch, _to_tensors(arrays, facts)
-
-
-def _to_tensors(arrays: Arrays, facts: _Facts) -> dict:
-    batch = {"path": facts.paths, "trans_info": facts.trans_info}
+def _to_tensors(arrays: Arrays, meta: BatchMeta) -> Tuple[int, dict]:
     # Labels travel in 8 bits.
-    batch.update((key, _to_tensor(array, "int64" if key == "label" else "float32")) for key, array in arrays.items())
-    return batch
+    tensors = {key: _to_tensor(array, "int64" if key == "label" else "float32") for key, array in arrays.items()}
+    return meta.epoch, {"path": meta.paths, "trans_info": meta.trans_info, **tensors}
 
 
 def _to_tensor(array: np.ndarray, dtype: str):
@@ -299,19 +302,277 @@ def _to_tensor(array: np.ndarray, dtype: str):
     return from_dlpack(copy.__dlpack__())
 
 
-def _to_eval_batches(arrays: Arrays, facts: List[_Facts]) -> List[dict]:
+def _to_eval_batches(arrays: Arrays, metas: List[BatchMeta]) -> List[dict]:
     import paddle
 
     batches = []
-    for number, of_batch in enumerate(facts):
-        batch = {"path": of_batch.paths, "trans_info": of_batch.trans_info,
-                 "img": paddle.to_tensor(arrays[f"img{number}"])}
-        labels = [arrays.get(f"label{number}.{place}") for place in range(len(of_batch.paths))]
+    for number, meta in enumerate(metas):
+        batch = {"path": meta.paths, "trans_info": meta.trans_info, "img": paddle.to_tensor(arrays[f"img{number}"])}
+        labels = [arrays.get(f"label{number}.{place}") for place in range(len(meta.paths))]
         if labels[0] is not None:
             batch["label"] = [label.copy() for label in labels]
         batches.append(batch)
     return batches
 
 
-def _to_copies(arrays: Arrays, facts: _Facts) -> dict:
-    return {"path": facts.paths, **{key: array.copy() for key, array in arrays.items()}}
+def _to_copies(arrays: Arrays, meta: BatchMeta) -> dict:
+    return {"path": meta.paths, **{key: array.copy() for key, array in arrays.items()}}
+
+
+# ---- in this process -------------------------------------------------------------------------------------
+
+def iter_serial(reader: _BatchReader, tasks: Iterable[Task], finish: Finish) -> Iterator:
+    """Yield each task's batch, read in this process.
+
+    Nothing can end a read in the midst of it; one that takes long is named in the log.
+    """
+    for task in tasks:
+        progress = np.full(1, -1)
+        notice = threading.Timer(NOTICE_SEC, _log_slow_read, (reader, task, progress))
+        notice.daemon = True
+        notice.start()
+        try:
+            arrays, meta = reader.read(task, progress)
+        finally:
+            notice.cancel()
+        yield finish(arrays, meta)
+
+
+def _log_slow_read(reader: _BatchReader, task: Task, progress: np.ndarray) -> None:
+    logging.getLogger("paddleseg").warning(
+        "still reading %s after %.0f s; num_workers 0 waits for ever, with 1 or more the run would end with an error",
+        reader.describe(task, int(progress[0])), NOTICE_SEC)
+
+
+# ---- in worker processes ---------------------------------------------------------------------------------
+
+def iter_workers(reader: _BatchReader, tasks: Iterable[Task], finish: Finish, num_workers: int,
+                 timeout_sec: float) -> Iterator:
+    """Yield each task's batch in the order of the tasks, read in worker processes.
+
+    Raises:
+        RunError: a worker died or didn't deliver in time; it names the sample.
+    """
+    tasks = iter(tasks)
+    workers = _start(reader, num_workers)
+    stop = partial(_stop, workers)
+    atexit.register(stop)  # for one that isn't closed: before multiprocessing asks its processes once, and waits
+    pending = deque()
+
+    def give(worker: _Worker, slot: int) -> None:
+        task = next(tasks, None)
+        if task is not None:
+            pending.append((worker, slot, task))
+            with contextlib.suppress(OSError):  # it is dead, and its missing answer will tell
+                worker.pipe.send((task, slot))
+
+    try:
+        for slot in range(PREFETCH):
+            for worker in workers:
+                give(worker, slot)
+        full = False
+        while pending:
+            worker, slot, task = pending.popleft()
+            layout, arrays, meta = _receive(worker, reader, task, timeout_sec)
+            if isinstance(meta, Exception):
+                raise meta
+            if arrays is not None and not full:
+                full = True
+                logging.getLogger("paddleseg").warning("%s is full: batches come through pipes, which is slower",
+                                                       SHARED_MEMORY)
+            batch = finish(worker.buffers[slot].read(layout) if arrays is None else arrays, meta)
+            give(worker, slot)
+            yield batch
+    finally:
+        if workers:  # there are none any more when the process itself ends
+            stop()
+            atexit.unregister(stop)
+
+
+def shared_memory_needed(batch_bytes: int, num_workers: int) -> int:
+    """Bytes that the workers of one process hold at most."""
+    return batch_bytes * num_workers * PREFETCH
+
+
+def shared_memory_free() -> int:
+    """Free bytes of shared memory for each process of this machine; 0 where there is none."""
+    try:
+        state = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return 0
+    return state.f_bavail * state.f_frsize // distributed.local_world_size()
+
+
+class SharedBuffer:
+    """Shared memory for the arrays of one batch, made before the fork; it grows as batches need it."""
+
+    def __init__(self):
+        self._map = None
+        try:
+            self._file = tempfile.TemporaryFile(dir=SHARED_MEMORY)  # without a name: nothing can stay behind
+        except OSError:
+            self._file = None
+
+    def write(self, arrays: Arrays) -> Optional[Dict[str, tuple]]:
+        """Store arrays; returns their layout for `read`, or None if there is no room."""
+        layout, size = {}, 0
+        for key, array in arrays.items():
+            layout[key] = size, array.shape, array.dtype.str
+            size += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+        try:
+            if self._file is None:
+                return None
+            if size > os.fstat(self._file.fileno()).st_size:
+                # Memory that is only promised would kill with SIGBUS when there is none left.
+                os.posix_fallocate(self._file.fileno(), 0, size)
+        except OSError:
+            return None
+        for key, stored in self.read(layout).items():
+            stored[...] = arrays[key]
+        return layout
+
+    def read(self, layout: Dict[str, tuple]) -> Arrays:
+        """The arrays themselves, not copies; they change when the buffer is written to again."""
+        if not layout:
+            return {}
+        size = os.fstat(self._file.fileno()).st_size
+        if self._map is None or len(self._map) < size:
+            self._map = mmap.mmap(self._file.fileno(), size)
+        return {key: np.ndarray(shape, dtype, self._map, offset) for key, (offset, shape, dtype) in layout.items()}
+
+
+@dataclass
+class _Worker:
+    process: multiprocessing.Process
+    pipe: Connection
+    buffers: List[SharedBuffer]
+    progress: np.ndarray
+
+
+def _start(reader: _BatchReader, num_workers: int) -> List[_Worker]:
+    context = multiprocessing.get_context("fork")
+    progress = np.ndarray(num_workers, np.int64, mmap.mmap(-1, 8 * num_workers))
+    # The kernel ends a worker with the thread that forked it; any but the main one may end before the reading does.
+    parent = os.getpid() if threading.current_thread() is threading.main_thread() else None
+    workers = []
+    with block_signals():
+        for number in range(num_workers):
+            buffers = [SharedBuffer() for _ in range(PREFETCH)]
+            pipe, far_end = context.Pipe()
+            process = context.Process(target=_work, daemon=True,
+                                      args=(reader, far_end, pipe, buffers, progress[number:number + 1], parent))
+            try:
+                process.start()
+            except OSError as error:
+                _stop(workers)
+                raise RunError(f"only {number} of {num_workers} processes that read data could be started ({error}); "
+                               f"lower num_workers") from error
+            far_end.close()  # the worker alone holds it, so that the pipe ends with the worker
+            workers.append(_Worker(process, pipe, buffers, progress[number:number + 1]))
+    return workers
+
+
+@contextlib.contextmanager
+def block_signals() -> Iterator[None]:
+    """Fork inside: no signal handler of the parent's and no garbage collector runs in a child before it is set up.
+
+    The collector would run the destructors of what the child only inherits: remove files, or wait for threads that
+    a forked process doesn't have.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _set_up(parent: Optional[int]) -> None:
+    """Make a worker of one thread that leaves signals to its parent and dies with it."""
+    # Launchers and terminals signal the whole process group, and a cluster every process of a job; the parent has to
+    # reach its checkpoint with the workers alive, and ends them itself.
+    os.setsid()
+    gc.freeze()
+    gc.enable()
+    # Neither the parent's handlers nor Paddle's, which print that a signal came; of a crash the parent tells more.
+    crashes = () if faulthandler.is_enabled() else _CRASHES
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    for number in crashes:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    if parent is not None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    cv2.setNumThreads(0)
+
+
+def _work(reader: _BatchReader, pipe: Connection, parents_end: Connection, buffers: List[SharedBuffer],
+          progress: np.ndarray, parent: Optional[int]) -> None:
+    """Answer tasks until the parent closes the pipe or is gone."""
+    parents_end.close()
+    _set_up(parent)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            progress[0] = -1
+            task, slot = pipe.recv()
+            try:
+                arrays, meta = reader.read(task, progress)
+            except Exception as error:  # of this package's, which pickle knows; its cause travels as a text
+                arrays, meta = {}, ExceptionWithTraceback(error, error.__traceback__)
+            layout = buffers[slot].write(arrays)
+            pipe.send((layout, arrays if layout is None else None, meta))
+
+
+def _receive(worker: _Worker, reader: _BatchReader, task: Task, timeout_sec: float) -> tuple:
+    """The worker's answer to a task; signals are handled while it is waited for."""
+    waited = noticed = 0.0
+    while not wait([worker.pipe, worker.process.sentinel], min(SLICE_SEC, timeout_sec)):
+        # Not by the clock, which goes on while a machine or a container is suspended.
+        waited += min(SLICE_SEC, timeout_sec)
+        if waited >= timeout_sec:
+            raise RunError(f"no batch came for {waited:.0f} s; what hangs is the reading of "
+                           f"{reader.describe(task, int(worker.progress[0]))}; see whether the disk or the network "
+                           f"mount that holds it answers, then start again")
+        if waited - noticed >= NOTICE_SEC:
+            noticed = waited
+            logging.getLogger("paddleseg").warning(
+                "still waiting for %s after %.0f s; the run ends if it isn't read after %.0f s",
+                reader.describe(task, int(worker.progress[0])), waited, timeout_sec)
+    try:
+        if worker.pipe.poll():
+            return worker.pipe.recv()
+    except (EOFError, OSError):
+        pass  # it died in the midst of an answer, or before one
+    raise RunError(f"the process that was reading {reader.describe(task, int(worker.progress[0]))} died: "
+                   f"{_cause_of_death(worker.process)}")
+
+
+def _cause_of_death(process: multiprocessing.Process) -> str:
+    process.join(STOP_SEC)
+    code = process.exitcode
+    if code is None or code >= 0:
+        return f"it ended with exit code {code}; what it printed stands above"
+    name = f"signal {-code} ({signal.strsignal(-code)})"
+    if -code == signal.SIGKILL:
+        return f"{name}, often for want of memory; lower num_workers, or set it to 0 to read in the main process"
+    return f"{name}; if it happens again at this file, leave the file out"
+
+
+def _stop(workers: List[_Worker]) -> None:
+    """End the workers, whatever they are doing, and empty the list."""
+    for worker in workers:
+        worker.pipe.close()
+        worker.process.kill()  # SIGTERM is for the parent alone, see `_set_up`; a worker leaves nothing half-written
+    for worker in workers:
+        worker.process.join(STOP_SEC)
+        if worker.process.is_alive():
+            # It is stuck in the kernel, on a dead FUSE mount, say. At exit multiprocessing would wait for it for ever.
+            multiprocessing.process._children.discard(worker.process)
+            logging.getLogger("paddleseg").warning("process %d reads data and can't be killed; it is left behind",
+                                                   worker.process.pid)
+    workers.clear()

@@ -12,11 +12,10 @@ tools/data/convert_voc2010.py makes is read too: Context/<name>.png and ImageSet
 import os
 from typing import Optional, Sequence
 
-import numpy as np
-
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import DataError
-from paddleseg.datasets.base import BaseDataset, Listing, parse_mode, read_class_indices, read_indices_from_one
+from paddleseg.datasets.base import BaseDataset, LabelValues, parse_mode
+from paddleseg.datasets.listing import Listing
 from paddleseg.datasets.pascal_voc import devkit_folder, read_names
 from paddleseg.utils.palette import color_map
 
@@ -59,16 +58,6 @@ def find_pascal_context(root: str, mode: str) -> Listing:
     return read_names(folder, list_path_of(folder, mode), label_folder_of(folder), mode)
 
 
-def read_context_label(path: str) -> np.ndarray:
-    """Read a label as (H, W) uint8, classes 0..59, 0 for the background, and 255."""
-    return read_class_indices(path, NUM_CLASSES, IGNORE_INDEX)
-
-
-def read_context59_label(path: str) -> np.ndarray:
-    """Read a label as (H, W) uint8, classes 0..58, and 255 for the background."""
-    return read_indices_from_one(path, NUM_CLASSES - 1)
-
-
 @manager.DATASETS.add_component
 class PascalContext(BaseDataset):
     """PASCAL Context, 59 classes and the background.
@@ -88,14 +77,11 @@ class PascalContext(BaseDataset):
 
     num_classes, ignore_index = NUM_CLASSES, IGNORE_INDEX
     class_names, palette = CLASS_NAMES, color_map(NUM_CLASSES)
+    label_values = {"": LabelValues.indices(NUM_CLASSES)}
 
     def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
         mode = parse_mode(mode)
-        self.set_samples(find_pascal_context(dataset_root, mode), transforms, mode)
-        self.use_cache(cache, dataset_root)
-
-    def read_label(self, path: str) -> np.ndarray:
-        return read_context_label(path)
+        self.set_samples(find_pascal_context(dataset_root, mode), transforms, mode, dataset_root, cache)
 
 
 @manager.DATASETS.add_component
@@ -107,6 +93,4 @@ class PascalContext59(PascalContext):
 
     num_classes = NUM_CLASSES - 1
     class_names, palette = CLASS_NAMES[1:], color_map(NUM_CLASSES)[1:]
-
-    def read_label(self, path: str) -> np.ndarray:
-        return read_context59_label(path)
+    label_values = {"": LabelValues.indices_from_one(NUM_CLASSES - 1)}

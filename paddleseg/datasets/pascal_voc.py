@@ -12,11 +12,10 @@ import os
 from functools import partial
 from typing import List, Optional, Sequence
 
-import numpy as np
-
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError, DataError
-from paddleseg.datasets.base import BaseDataset, Listing, parse_mode, read_class_indices, read_listing
+from paddleseg.datasets.base import BaseDataset, LabelValues, parse_mode
+from paddleseg.datasets.listing import Listing, read_listing
 from paddleseg.utils.palette import color_map
 
 IMAGE_FOLDER = "JPEGImages"
@@ -82,11 +81,6 @@ def find_voc_aug(root: str) -> Listing:
     return read_names(folder, path, AUG_LABEL_FOLDER, "train")
 
 
-def read_voc_label(path: str) -> np.ndarray:
-    """Read a label as (H, W) uint8, classes 0..20 and 255 along the outlines."""
-    return read_class_indices(path, NUM_CLASSES, IGNORE_INDEX)
-
-
 @manager.DATASETS.add_component
 class PascalVOC(BaseDataset):
     """PASCAL VOC 2012, 20 classes and the background; the outlines, 255, are ignored.
@@ -108,6 +102,7 @@ class PascalVOC(BaseDataset):
 
     num_classes, ignore_index = NUM_CLASSES, IGNORE_INDEX
     class_names, palette = CLASS_NAMES, color_map(NUM_CLASSES)
+    label_values = {"": LabelValues.indices(NUM_CLASSES)}  # 255 along the outlines
 
     def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", aug: bool = False,
                  cache: Optional[str] = None):
@@ -115,8 +110,4 @@ class PascalVOC(BaseDataset):
         mode = parse_mode("train" if mode == "trainaug" else mode)
         if aug and mode != "train":
             raise ConfigError(f"aug: True is for mode train, not {mode}: the labels it adds are for training")
-        self.set_samples(find_voc(dataset_root, mode, aug), transforms, mode)
-        self.use_cache(cache, dataset_root)
-
-    def read_label(self, path: str) -> np.ndarray:
-        return read_voc_label(path)
+        self.set_samples(find_voc(dataset_root, mode, aug), transforms, mode, dataset_root, cache)

@@ -1,9 +1,13 @@
 """Paired operations on an image and its label, in PaddleSeg's and in mmsegmentation's version."""
 
 from paddleseg.transforms import functional
-from paddleseg.transforms.compose import Compose
-from paddleseg.transforms.geometric import (
+from paddleseg.transforms.base import Compose
+from paddleseg.transforms.mmseg import PhotoMetricDistortion, RandomCrop, RandomFlip, RandomResize
+from paddleseg.transforms.transforms import (
+    Normalize,
     Padding,
+    RandomBlur,
+    RandomDistort,
     RandomHorizontalFlip,
     RandomPaddingCrop,
     RandomVerticalFlip,
@@ -12,8 +16,6 @@ from paddleseg.transforms.geometric import (
     ResizeByShort,
     ResizeStepScaling,
 )
-from paddleseg.transforms.mmseg import PhotoMetricDistortion, RandomCrop, RandomFlip, RandomResize
-from paddleseg.transforms.photometric import Normalize, RandomBlur, RandomDistort
 
 __all__ = [
     "Compose",

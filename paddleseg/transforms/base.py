@@ -1,4 +1,4 @@
-"""What every transform shares: the sample, and the split of a random transform into decision and effect.
+"""The sample, random transforms with a decision that can be recorded, and Compose, which runs a list of transforms.
 
 A sample is a dict with these keys:
     'img': (H, W, 3), with values 0..255 as uint8 or float32 until Normalize.
@@ -8,16 +8,21 @@ A sample is a dict with these keys:
     'rng': a numpy Generator, the only source of randomness.
     'path': the image's file, for messages.
 
-A transform takes a sample and returns a new one; it writes neither into the dict nor into its arrays.
+A transform takes a sample and returns a new one; it writes neither into the dict nor into its arrays. Those of this
+project state a `role`: resize, flip, crop, distort (changes colours, and begins by making the image uint8), blur,
+normalize or pad.
 """
 
-from functools import partial
-from typing import Callable, Optional, Sequence, Tuple
+import os
+from typing import Callable, Optional, Sequence
 
-import cv2
 import numpy as np
 
-from paddleseg.transforms import arrays
+from paddleseg.cvlibs.errors import ConfigError, DataError
+from paddleseg.transforms.deferred import Deferred
+from paddleseg.transforms.image_io import read_image, read_label
+
+_NEED_PIXEL_VALUES = ("distort", "blur", "normalize")
 
 
 class RandomTransform:
@@ -42,84 +47,117 @@ class Replay:
         return self.transform.apply(data, self.decision)
 
 
-def image_size(data: dict) -> Tuple[int, int]:
-    """(height, width) of the sample's image."""
-    return data["img"].shape[:2]
+class Compose:
+    """Read a sample and run it through transforms.
 
+    Where a resizing is followed by a crop, with nothing but flips in between, only what the crop cuts out is
+    resized, to the same values; in float32 to 0.001 of a grey level (see `paddleseg.transforms.deferred`).
+    Decisions are the same, and transforms from elsewhere always get whole arrays.
 
-def change(data: dict, image: Callable, label: Optional[Callable] = None) -> dict:
-    """A new sample: `image` is applied to the image, `label` to every array that follows its geometry."""
-    changed = {**data, "img": image(data["img"])}
-    if label is not None:
-        for key in data.get("gt_fields", ()):
-            changed[key] = label(data[key])
-    return changed
+    Args:
+        transforms: the transforms, in order; may be empty.
+        to_rgb: whether image files are read as RGB or BGR. An array is taken as it is.
+        fuse: False computes every step in full, the reference for tests.
 
+    Shapes:
+        'img' becomes (3, H, W) float32, 'label' (H, W) uint8.
 
-def remember_size(data: dict, name: str) -> dict:
-    """A new sample, whose trans_info ends with the present size: a prediction can be brought back to it."""
-    return {**data, "trans_info": [*data.get("trans_info", ()), (name, image_size(data))]}
-
-
-def resize(data: dict, size: Tuple[int, int], interp: str = "LINEAR") -> dict:
-    """Resize the image with `interp` and its labels by nearest neighbour to (height, width)."""
-    return change(remember_size(data, "resize"),
-                  lambda image: arrays.resize(image, size, interp),
-                  lambda label: arrays.resize(label, size, "NEAREST"))
-
-
-def resize_in_float(data: dict, size: Tuple[int, int], interp: str = "LINEAR") -> dict:
-    """As `resize`, in float32: PaddleSeg holds images so, and interpolated values keep their fractions."""
-    return resize({**data, "img": data["img"].astype(np.float32)}, size, interp)
-
-
-def crop(data: dict, corner: Tuple[int, int], size: Tuple[int, int]) -> dict:
-    """Crop image and labels to at most `size`, from corner = (top, left)."""
-    cut = partial(arrays.crop, corner=corner, size=size)
-    return change(data, cut, cut)
-
-
-def flip(data: dict, direction: str) -> dict:
-    """Mirror image and labels."""
-    mirror = partial(arrays.flip, direction=direction)
-    return change(data, mirror, mirror)
-
-
-def pad(data: dict, size: Tuple[int, int], image_value: Sequence[float], label_value: int) -> dict:
-    """Extend image and labels to at least `size`, at the bottom and the right; a padded image becomes float32."""
-    height, width = image_size(data)
-    if height >= size[0] and width >= size[1]:
-        return data
-    return change(data,
-                  lambda image: arrays.pad_bottom_right(image.astype(np.float32), size, image_value),
-                  lambda label: arrays.pad_bottom_right(label, size, label_value))
-
-
-def draw_corner(data: dict, crop_size: Tuple[int, int], max_ratio: float, ignore_index: int,
-                tries: int) -> Tuple[int, int]:
-    """Draw the (top, left) of a crop, again while one class fills at least max_ratio of its labelled pixels.
-
-    The rule is mmsegmentation's RandomCrop: a crop must show two classes or more; the corner drawn after
-    the last try is taken unseen. With max_ratio 1, or without a label that follows the image, the first draw
-    counts.
+    Raises:
+        ConfigError: the list can't work: not callables, or pixel values needed after Normalize.
+        ImageReadError: a file can't be read.
+        DataError: the image or a label of gt_fields is missing, or of another shape or dtype.
     """
-    height, width = image_size(data)
-    margins = max(height - crop_size[0], 0), max(width - crop_size[1], 0)
 
-    def draw():
-        return tuple(int(data["rng"].integers(0, margin + 1)) for margin in margins)
+    def __init__(self, transforms: Sequence[Callable], to_rgb: bool = True, fuse: bool = True):
+        if not isinstance(transforms, (list, tuple)):
+            raise ConfigError(f"transforms must be a list; got {type(transforms).__name__}")
+        self.transforms = list(transforms)
+        self.to_rgb = to_rgb
+        normalized = False
+        for index, transform in enumerate(self.transforms):
+            if not callable(transform):
+                raise ConfigError(f"transforms[{index}] is not callable: {transform!r}")
+            role = getattr(transform, "role", None)
+            if normalized and role in _NEED_PIXEL_VALUES:
+                raise ConfigError(f"transforms[{index}], {_name(transform)}, needs pixel values 0..255; "
+                                  "put it before Normalize")
+            normalized = normalized or role == "normalize"
+        self._roles = [_own_role(transform) for transform in self.transforms]
+        self._deferring = {index: _cuts_off(self._roles[index:]) for index in range(len(self._roles))
+                           if fuse and _resizes_for_crop(self._roles[index:])}
 
-    corner = draw()
-    if max_ratio >= 1 or "label" not in data.get("gt_fields", ()):
-        return corner
-    for _ in range(tries):
-        if _is_varied(arrays.crop(data["label"], corner, crop_size), max_ratio, ignore_index):
-            break
-        corner = draw()
-    return corner
+    def __call__(self, data: dict) -> dict:
+        return self.run(self.read(data))
+
+    def run(self, data: dict) -> dict:
+        """Transform a sample as `read` returns it."""
+        for index, transform in enumerate(self.transforms):
+            if index in self._deferring:
+                data = _defer(data, self._deferring[index])
+            elif self._roles[index] is None:
+                data = {**data, "img": np.ascontiguousarray(data["img"])}  # which Normalize's isn't
+            data = transform(data)
+            if not isinstance(data, dict) or "img" not in data:
+                raise ConfigError(f"transforms[{index}], {_name(transform)}, returned {type(data).__name__} "
+                                  "instead of the sample with its 'img'")
+        finished = {key: value for key, value in data.items() if key != "rng"}
+        finished["img"] = np.ascontiguousarray(data["img"].transpose(2, 0, 1), dtype=np.float32)
+        if finished.get("label") is not None:
+            finished["label"] = np.ascontiguousarray(finished["label"])
+        return finished
+
+    def read(self, data: dict) -> dict:
+        """The sample with arrays in the place of paths, and with 'trans_info', 'gt_fields' and 'rng'."""
+        if data.get("img") is None:
+            raise DataError("the sample has no 'img'; give the path of an image or an (H, W, 3) array")
+        data = {"trans_info": [], "gt_fields": [], **data}
+        data["rng"] = data.get("rng") or np.random.default_rng()
+        if isinstance(data["img"], (str, os.PathLike)):
+            data.setdefault("path", str(data["img"]))
+            data["img"] = read_image(data["img"], self.to_rgb)
+        if isinstance(data.get("label"), (str, os.PathLike)):
+            data["label"] = read_label(data["label"])
+        image, label = data["img"], data.get("label")
+        if not (_is_array(image, 3, (np.uint8, np.float32)) and image.shape[2] == 3):
+            raise DataError(f"{data.get('path', 'img')}: an image must be an (H, W, 3) array of uint8 or "
+                            f"float32; got {_describe(image)}")
+        if not (label is None or _is_array(label, 2, (np.uint8,))):
+            raise DataError(f"label of {data.get('path', 'img')}: a label must be an (H, W) array of uint8; "
+                            f"got {_describe(label)}")
+        for key in data["gt_fields"]:
+            if data.get(key) is None:
+                raise DataError(f"{data.get('path', 'the sample')} has no '{key}', which its gt_fields name")
+        return data
 
 
-def _is_varied(label: np.ndarray, max_ratio: float, ignore_index: int) -> bool:
-    counts = cv2.calcHist([label], [0], None, [256], [0, 256]).astype(np.int64)  # a third of np.bincount's time
-    counts[ignore_index] = 0
-    return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < max_ratio
+def _own_role(transform: Callable) -> Optional[str]:
+    """The role that the transform's class itself states: a subclass may do anything, so it inherits none."""
+    return vars(type(transform.transform if isinstance(transform, Replay) else transform)).get("role")
+
+
+def _resizes_for_crop(roles: Sequence[Optional[str]]) -> bool:
+    """Whether a resizing comes first and then, flips aside, a crop."""
+    return roles[0] == "resize" and next((role for role in roles[1:] if role != "flip"), None) == "crop"
+
+
+def _cuts_off(roles: Sequence[Optional[str]]) -> bool:
+    """Whether the step after the resizing and the crop, flips aside, cuts fractions off."""
+    return next((role for role in roles[1:] if role not in ("flip", "crop")), None) == "distort"
+
+
+def _defer(data: dict, cut_off: bool) -> dict:
+    """The sample with its image, and the labels that follow its geometry, resized no sooner than cropped."""
+    image = Deferred(data["img"], cut_off and data["img"].dtype == np.uint8)
+    return {**data, **{key: Deferred(data[key]) for key in data.get("gt_fields", ())}, "img": image}
+
+
+def _name(transform: Callable) -> str:
+    return type(transform).__name__
+
+
+def _is_array(value, ndim: int, dtypes: Sequence[type]) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == ndim and value.dtype in dtypes
+
+
+def _describe(value) -> str:
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__

@@ -1,4 +1,4 @@
-"""What transforms and data sets written for PaddleSeg take from here; this project's own take it from `arrays`.
+"""What transforms and data sets written for PaddleSeg take from here; this project's own take it from `ops`.
 
 As in PaddleSeg 2.8.0, sizes are (width, height), labels are (H, W), and amounts are drawn from NumPy's global
 generator, which the loader seeds for each sample.
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from paddleseg.transforms import arrays
+from paddleseg.transforms import ops
 from paddleseg.transforms.hue import shift_hue
 
 
@@ -22,7 +22,7 @@ def crop(img: np.ndarray, crop_coordinate: Sequence[int]) -> np.ndarray:
 
 def rescale_size(img_size: Sequence[int], target_size: Sequence[int]) -> Tuple[List[int], float]:
     """The size, and its scale, of the largest image of this shape whose sides are within those of target_size."""
-    scale = arrays.fit_scale(tuple(img_size), tuple(target_size))
+    scale = ops.fit_scale(tuple(img_size), tuple(target_size))
     return [round(side * scale) for side in img_size], scale
 
 

@@ -1,51 +1,59 @@
-"""Read images and labels from files, and write PNG files.
+"""Read images and labels from files, and write PNG files: the one place that decides what a file becomes.
 
-Paths may hold any character the file system allows: files are read by Python and decoded from memory. A file
-that is cut off or damaged raises, whatever the decoder makes of it: OpenCV may fill the rest with grey. Only
-formats are read whose damage doesn't crash the decoders: PNG, JPEG, BMP, TIFF, WebP and PNM.
+    file                    as an image, (H, W, 3)          as a label, (H, W)
+    grey                    repeated                        its values
+    palette                 its colours                     its indices
+    alpha                   dropped                         refused, as RGB is
+    16 bits                 the upper 8; of TIFF only grey  its values, up to 255
+    EXIF orientation        not applied, but of a TIFF      the same
+    damaged, cut off        refused                         refused
+
+Only formats are read whose damage doesn't crash the decoders: PNG, JPEG, BMP, TIFF, WebP and PNM. Decoders are given
+bytes, so paths may hold any character; and whole files only, as OpenCV may fill the rest with grey.
+
+deploy/infer.py, which imports nothing of this package, has a copy of `find_damage`; tests/test_deploy.py holds them
+equal.
 """
 
 import io
 import os
 import re
+import struct
 import warnings
-import zlib
 from typing import Optional, Tuple, Union
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from paddleseg.cvlibs.errors import ImageReadError, LabelValueError, RunError
-from paddleseg.transforms.fast_png import START as PNG_START
-from paddleseg.transforms.fast_png import decode_png
+
+try:  # optional: half the time of OpenCV's decoder
+    from kornia_rs.io import decode_image_png_u8
+except ImportError:
+    decode_image_png_u8 = None
 
 PathLike = Union[str, os.PathLike]
 
-_JPEG_START = b"\xff\xd8\xff"
-_JPEG_END = b"\xff\xd9"
-_TIFF_START = (b"II*\0", b"MM\0*")
-_KNOWN_START = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP|P[1-6]\s", re.DOTALL)
-_PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
-_ORIENTATION, _UPRIGHT = 0x0112, 1  # of EXIF
+PNG_START, JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+KNOWN_START = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP|P[1-6]\s", re.DOTALL)
+PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 # A few damaged bytes may state a size that no memory holds. Pillow's own limit is a third higher.
-_MAX_PIXELS = 1 << 27
-_STATED = "it states a size of "
+MAX_PIXELS = 1 << 27
+_ORIENTATION, _UPRIGHT = 0x0112, 1  # of EXIF
+# Chunks of a PNG file with which every decoder makes the same pixels.
+_PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"gAMA", b"pHYs", b"sRGB", b"tIME", b"tEXt"}
+_GREY, _RGB = (8, 0), (8, 2)  # bits and colour type of a PNG file
 
 
 def read_image(path: PathLike, to_rgb: bool = True) -> np.ndarray:
     """Read an image as uint8 (H, W, 3), RGB or BGR.
 
-    16 bits are reduced to their upper 8, alpha is dropped, grey is repeated, and a palette is looked up. An
-    EXIF orientation is not applied, because the label's file doesn't know of it; except that of a TIFF, image or
-    label, which all decoders apply.
-
     Raises:
         ImageReadError: missing, empty, truncated, damaged, or not an image.
     """
-    data = _read_complete(path)
-    image = decode_png(data, channels=3)
+    data = _read_whole(path)
+    image = _decode_plain_png(data, _RGB)
     if image is not None:
         return image if to_rgb else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     try:
@@ -58,25 +66,26 @@ def read_image(path: PathLike, to_rgb: bool = True) -> np.ndarray:
 
 
 def read_label(path: PathLike) -> np.ndarray:
-    """Read a label as uint8 (H, W) class indices; a palette file gives its indices, not its colours.
+    """Read a label as uint8 (H, W) class indices.
 
     Raises:
         ImageReadError: missing, empty, truncated, damaged, not an image, or with several channels.
         LabelValueError: 16-bit values above 255.
     """
-    data = _read_complete(path)
-    label = decode_png(data, channels=1)
+    data = _read_whole(path)
+    label = _decode_plain_png(data, _GREY)
     if label is not None:
-        return label
+        return label[..., 0]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
+            picture = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
             values = np.asarray(picture)
-    except UnidentifiedImageError as error:  # whose text is an address in memory
+    except UnidentifiedImageError as error:
         raise ImageReadError(f"{path} is not an image that Pillow can decode as a label") from error
     except Exception as error:  # on damaged data, Pillow's decoders raise anything
-        raise ImageReadError(f"{path} can't be decoded as a label: {_one_line(error)}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ImageReadError(f"{path} can't be decoded as a label: {reason}") from error
     if values.ndim != 2 or values.dtype.kind == "f":
         raise ImageReadError(f"{path} is a picture of mode {picture.mode}, but a label has one channel, of "
                              "class indices; save it as a grey or palette PNG of indices, which "
@@ -96,13 +105,13 @@ def image_size(path: PathLike) -> Tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_PILLOW_FORMATS) as picture:
+            with Image.open(path, formats=PILLOW_FORMATS) as picture:
                 return picture.size[::-1]
     except Exception:  # whatever it was, reading the file says what is wrong with it
         return read_image(path).shape[:2]
 
 
-def is_turned(path: PathLike) -> bool:
+def has_exif_rotation(path: PathLike) -> bool:
     """Whether EXIF says to show a JPEG or WebP turned or mirrored, which `read_image` doesn't do."""
     try:
         with Image.open(path, formats=["JPEG", "WEBP"]) as picture:
@@ -129,89 +138,59 @@ def write_png(path: PathLike, array: np.ndarray, palette: Optional[np.ndarray] =
         raise RunError(f"{path} can't be written: {error.strerror or error}") from error
 
 
-def _read_complete(path: PathLike) -> bytes:
+def _read_whole(path: PathLike) -> bytes:
     """The file's bytes, once they are known to be a whole image file."""
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
         raise ImageReadError(f"{path} can't be read: {error.strerror or error}") from error
-    if not data:
-        raise ImageReadError(f"{path} is empty (0 bytes)")
-    if not _KNOWN_START.match(data):
-        raise ImageReadError(f"{path} can't be decoded: it is no PNG, JPEG, BMP, TIFF, WebP or PNM file")
-    if data.startswith(PNG_START):
-        fault = _png_fault(data)
-    else:
-        ends = data.startswith(_JPEG_START) and data.rstrip(b"\x00\n").endswith(_JPEG_END)
-        fault = _pillow_fault(data, decode=not ends)
-    if fault:
-        what = "too large, or damaged" if fault.startswith(_STATED) else "truncated or damaged"
-        raise ImageReadError(f"{path} is {what}: {fault}")
+    damage = find_damage(data)
+    if damage:
+        raise ImageReadError(f"{path} {damage}")
     return data
 
 
-def _png_fault(data: bytes) -> Optional[str]:
-    """What is wrong with the chunks of a PNG file, or None; costs a few percent of decoding it.
+def _decode_plain_png(data: bytes, kind: Tuple[int, int]) -> Optional[np.ndarray]:
+    """The pixels, (H, W, channels), of a PNG file of this kind, quickly; None leaves it to the ordinary decoders.
 
-    A chunk is a length (4 bytes), a type (4), the content and a checksum (4). Decoders skip a damaged chunk
-    whose type starts with a small letter, so only the others count.
+    Args:
+        data: whole, as `find_damage` has it, since this decoder compares no checksums.
+        kind: bits and colour type.
     """
-    view = memoryview(data)
-    start = len(PNG_START)
-    while True:
-        length, kind = int.from_bytes(view[start:start + 4], "big"), bytes(view[start + 4:start + 8])
-        end = start + 12 + length
-        if end > len(data):
-            return f"it ends after {len(data)} bytes, before the PNG's last chunk does"
-        checksum = int.from_bytes(view[end - 4:end], "big")
-        if kind[:1].isupper() and zlib.crc32(view[start + 4:end - 4]) != checksum:
-            return f"the checksum of the chunk at byte {start} is wrong"
-        if start == len(PNG_START):
-            if kind != b"IHDR" or length != 13:
-                return "it doesn't begin with a PNG's header"
-            fault = _size_fault(*(int.from_bytes(view[at:at + 4], "big") for at in (start + 8, start + 12)))
-            if fault:
-                return fault
-        if kind == b"IEND":
-            return None
-        start = end
+    if decode_image_png_u8 is None or not data.startswith(PNG_START) or tuple(data[24:26]) != kind or any(data[26:29]):
+        return None
+    try:
+        name, start = b"", len(PNG_START)
+        while name != b"IEND":
+            length, name = struct.unpack_from(">I4s", data, start)
+            start += 12 + length
+            if name not in _PLAIN_CHUNKS:
+                return None
+        width, height = struct.unpack_from(">II", data, 16)
+        return decode_image_png_u8(data, (height, width), "rgb" if kind == _RGB else "mono")
+    except Exception:  # of whatever class: the ordinary decoders say what is wrong
+        return None
 
 
-def _pillow_fault(data: bytes, decode: bool) -> Optional[str]:
-    """What Pillow has against a file, by its header or by decoding it, or None."""
+def find_damage(data: bytes) -> Optional[str]:
+    """Say why the bytes aren't a whole image file of a known format and a bounded size; None if they are."""
+    if not KNOWN_START.match(data):
+        return "is no PNG, JPEG, BMP, TIFF, WebP or PNM file" if data else "is empty (0 bytes)"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters of it is an error below
-            try:
-                picture = Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
-            except UnidentifiedImageError:
-                return _tiff_fault(data)
-            fault = _size_fault(*picture.size)
-            if decode and not fault:
+            picture = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
+            width, height = picture.size
+            if not 0 < width * height <= MAX_PIXELS:
+                return (f"is too large, or damaged: it states a size of {height}x{width} (height x width); up to "
+                        f"{MAX_PIXELS >> 20} million pixels are read, so cut it into tiles")
+            if picture.format == "PNG":
+                picture.verify()  # compares the checksums of its chunks, in a few percent of the time to decode it
+            elif not (picture.format == "JPEG" and data.rstrip(b"\x00\n").endswith(b"\xff\xd9")):
                 picture.load()
-            return fault
+    except UnidentifiedImageError:  # whose text is an address in memory
+        return "has a damaged header, or is a TIFF of several channels of more than 8 bits; save it with 8 bits"
     except Exception as error:  # on damaged data, Pillow's decoders raise anything
-        return _one_line(error)
-
-
-def _tiff_fault(data: bytes) -> Optional[str]:
-    """Of a TIFF that Pillow doesn't know and OpenCV does: several channels of 16 bits, or of numbers."""
-    if not data.startswith(_TIFF_START):
-        return "its header makes no sense"
-    stream = io.BytesIO(data)
-    directory = ImageFileDirectory_v2(stream.read(8))
-    stream.seek(directory.next)
-    directory.load(stream)
-    return _size_fault(directory[256], directory[257])
-
-
-def _size_fault(width: int, height: int) -> Optional[str]:
-    if 0 < width * height <= _MAX_PIXELS:
-        return None
-    return (f"{_STATED}{height}x{width} (height x width); up to {_MAX_PIXELS >> 20} million pixels are "
-            "read, so cut it into tiles")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return f"is truncated or damaged: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}"
+    return None

@@ -8,18 +8,19 @@ im_padding_value 0 and label_padding_value 255 do what mmsegmentation's data pre
 from typing import List, Sequence, Tuple
 
 from paddleseg.cvlibs import manager
-from paddleseg.transforms import arrays, base, checks
+from paddleseg.transforms import checks, ops
+from paddleseg.transforms.base import RandomTransform
 
 _DISTORTIONS = {
-    "brightness": lambda image, shift: arrays.linear_uint8(image, shift=shift),
-    "contrast": lambda image, scale: arrays.linear_uint8(image, scale=scale),
-    "saturation": arrays.scale_saturation_hsv,
-    "hue": arrays.shift_hue_hsv,
+    "brightness": lambda image, shift: ops.linear_uint8(image, shift=shift),
+    "contrast": lambda image, scale: ops.linear_uint8(image, scale=scale),
+    "saturation": ops.scale_saturation_hsv,
+    "hue": ops.shift_hue_hsv,
 }
 
 
 @manager.TRANSFORMS.add_component
-class RandomResize(base.RandomTransform):
+class RandomResize(RandomTransform):
     """Resize to scale times one ratio, drawn uniformly from ratio_range.
 
     Args:
@@ -30,6 +31,8 @@ class RandomResize(base.RandomTransform):
 
     Decision: the drawn size (width, height).
     """
+
+    role = "resize"
 
     def __init__(self, scale: Sequence[int], ratio_range: Sequence[float], keep_ratio: bool = True):
         self.scale = checks.size("RandomResize", "scale", scale)
@@ -45,14 +48,14 @@ class RandomResize(base.RandomTransform):
         width, height = decision
         size = height, width
         if self.keep_ratio:
-            before = base.image_size(data)
-            ratio = arrays.fit_scale(before, size)
+            before = ops.image_size(data)
+            ratio = ops.fit_scale(before, size)
             size = tuple(max(1, int(side * ratio + 0.5)) for side in before)
-        return base.resize(data, size)
+        return ops.resize_sample(data, size)
 
 
 @manager.TRANSFORMS.add_component
-class RandomCrop(base.RandomTransform):
+class RandomCrop(RandomTransform):
     """Crop a random window; an image smaller than it keeps its size.
 
     Args:
@@ -64,35 +67,39 @@ class RandomCrop(base.RandomTransform):
     Decision: the window's (top, left).
     """
 
+    role = "crop"
+
     def __init__(self, crop_size: Sequence[int], cat_max_ratio: float = 1.0, ignore_index: int = 255):
         self.crop_size = checks.size("RandomCrop", "crop_size", crop_size, order="(height, width)")
         self.max_ratio = checks.positive("RandomCrop", "cat_max_ratio", cat_max_ratio)
         self.ignore_index = checks.integer("RandomCrop", "ignore_index", ignore_index, 0, 255)
 
     def decide(self, data: dict) -> Tuple[int, int]:
-        return base.draw_corner(data, self.crop_size, self.max_ratio, self.ignore_index, tries=10)
+        return ops.draw_corner(data, self.crop_size, self.max_ratio, self.ignore_index, tries=10)
 
     def apply(self, data: dict, decision: Tuple[int, int]) -> dict:
-        return base.crop(data, decision, self.crop_size)
+        return ops.crop_sample(data, decision, self.crop_size)
 
 
 @manager.TRANSFORMS.add_component
-class RandomFlip(base.RandomTransform):
+class RandomFlip(RandomTransform):
     """Mirror horizontally, vertically or diagonally (both) with probability prob. Decision: whether to."""
+
+    role = "flip"
 
     def __init__(self, prob: float = 0.5, direction: str = "horizontal"):
         self.prob = checks.number("RandomFlip", "prob", prob, high=1)
-        self.direction = checks.one_of("RandomFlip", "direction", direction, list(arrays.FLIP_CODES))
+        self.direction = checks.one_of("RandomFlip", "direction", direction, list(ops.FLIP_CODES))
 
     def decide(self, data: dict) -> bool:
         return bool(data["rng"].random() < self.prob)
 
     def apply(self, data: dict, decision: bool) -> dict:
-        return base.flip(data, self.direction) if decision else data
+        return ops.flip_sample(data, self.direction) if decision else data
 
 
 @manager.TRANSFORMS.add_component
-class PhotoMetricDistortion(base.RandomTransform):
+class PhotoMetricDistortion(RandomTransform):
     """Change brightness, contrast, saturation and hue, each with probability one half.
 
     Contrast comes second or last, by the toss of a coin. Works on uint8 RGB, for saturation and hue in
@@ -105,6 +112,8 @@ class PhotoMetricDistortion(base.RandomTransform):
 
     Decision: the changes to make, [(name, factor or shift), ...], in order.
     """
+
+    role = "distort"
 
     def __init__(self, brightness_delta: float = 32, contrast_range: Sequence[float] = (0.5, 1.5),
                  saturation_range: Sequence[float] = (0.5, 1.5), hue_delta: int = 18):
@@ -127,7 +136,7 @@ class PhotoMetricDistortion(base.RandomTransform):
         return [(name, draws[name]()) for name in order if rng.integers(2)]
 
     def apply(self, data: dict, decision: Sequence[Tuple[str, float]]) -> dict:
-        image = arrays.as_uint8(data["img"])
+        image = ops.as_uint8(data["img"])
         for name, amount in decision:
             image = _DISTORTIONS[name](image, amount)
         return {**data, "img": image}

@@ -14,7 +14,7 @@ from paddleseg.core.ema import AveragedWeights
 from paddleseg.core.optim import SGD, Adam, AdamW
 from paddleseg.core.preflight import check_disk_space, check_files, check_run, growth, slots_bytes, weights_bytes
 from paddleseg.cvlibs.errors import DataError, ImageReadError, LabelValueError, RunError, SizeMismatchError
-from paddleseg.datasets import Dataset, workers
+from paddleseg.datasets import Dataset, loader
 from paddleseg.datasets.base import BaseDataset
 from paddleseg.transforms import Compose
 
@@ -329,7 +329,7 @@ def test_rank_0_alone_reads(root, tmp_path, monkeypatch):
 @pytest.mark.parametrize("processes, free, warned", [(1, 5, False), (1, 3, True), (2, 5, True)])
 def test_shared_memory_is_weighed(monkeypatch, caplog, processes, free, warned):
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", str(processes))
-    monkeypatch.setattr(workers.os, "statvfs", lambda path: SimpleNamespace(f_bavail=free << 20, f_frsize=1))
+    monkeypatch.setattr(loader.os, "statvfs", lambda path: SimpleNamespace(f_bavail=free << 20, f_frsize=1))
     preflight.warn_of_shared_memory({"train_dataset": 600_000, "val_dataset": 400_000}, num_workers=2)
     assert bool(warnings(caplog)) == warned
     if warned:

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from paddleseg.cvlibs.errors import DataError, ImageReadError, LabelValueError, RunError
 from paddleseg.datasets import Cityscapes, Dataset, cache
 from paddleseg.datasets.cache import INDEX, PIXELS, write_cache
+from paddleseg.datasets.cityscapes import LABEL_IDS_ENDING
 from paddleseg.datasets.loader import eval_batches, train_batches
 from paddleseg.transforms import (
     Normalize,
@@ -205,7 +207,9 @@ def test_another_rule_for_labels(tmp_path, directory, changes, expected):
 
 def test_another_mapping_of_label_ids(root, directory, monkeypatch):
     make(root, directory)
-    monkeypatch.setattr("paddleseg.datasets.cityscapes.train_id_table", lambda: np.zeros(256, np.uint8))
+    values = Cityscapes.label_values
+    other = replace(values[LABEL_IDS_ENDING], classes=np.zeros(256, np.uint8))
+    monkeypatch.setattr(Cityscapes, "label_values", {**values, LABEL_IDS_ENDING: other})
     assert "it is stale: train_ids was" in refusal(root, directory)
 
 
@@ -294,7 +298,7 @@ def test_bad_files_make_no_cache(root, directory, spoil, kind, expected, num_wor
     before = open(os.path.join(directory, "train", PIXELS), "rb").read()
     for city, name in (FIRST, ("zurich", "000001_000019")):
         spoil(label_path(root, "train", city, name))
-    with pytest.raises(kind, match=f"{expected}.*; 1 more faults, .*; no cache was written"):
+    with pytest.raises(kind, match=f"{expected}.*; 1 more errors, .*; no cache was written"):
         make(root, directory, num_workers=num_workers)
     assert open(os.path.join(directory, "train", PIXELS), "rb").read() == before
     assert os.listdir(directory) == ["train"]

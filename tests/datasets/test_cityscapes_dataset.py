@@ -7,7 +7,7 @@ from fake_data import SIZE, image_path, label_path, make_cityscapes, write_image
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError, DataError, ImageReadError, LabelValueError, SizeMismatchError
 from paddleseg.datasets import Cityscapes
-from paddleseg.datasets.cityscapes import train_id_table
+from paddleseg.datasets.cityscapes import label_id_values
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_label_ids_are_mapped_where_train_ids_are_absent(root, caplog, monkeypat
 def test_table_agrees_with_cityscapesscripts():
     from cityscapesscripts.helpers.labels import id2label
 
-    table = train_id_table()
+    table = label_id_values().classes
     for index in range(34):
         assert table[index] == id2label[index].trainId
     assert (table[34:] == 255).all()
@@ -166,7 +166,7 @@ def test_image_without_label(root):
 def test_first_fault_counts_the_others(root):
     for path in (root / "gtFine" / "train").rglob("*.png"):
         path.unlink()
-    with pytest.raises(DataError, match=r"; 3 more faults, which tools/check_data\.py lists"):
+    with pytest.raises(DataError, match=r"; 3 more errors, which tools/check_data\.py lists"):
         Cityscapes([], str(root))
 
 

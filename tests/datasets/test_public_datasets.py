@@ -9,7 +9,7 @@ from paddleseg import datasets
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError, DataError, LabelValueError
 from paddleseg.datasets.ade20k import ADE20K
-from paddleseg.datasets.base import read_indices_from_one
+from paddleseg.datasets.base import LabelValues
 from paddleseg.datasets.pascal_context import CLASS_NAMES as CONTEXT_NAMES
 from paddleseg.datasets.pascal_voc import PascalVOC
 from paddleseg.utils.palette import color_map
@@ -162,6 +162,6 @@ def test_colors_are_the_published_ones():
 
 def test_indices_from_one(tmp_path):
     write_label(tmp_path / "label.png", (0, 1, 3, 255))
-    assert np.unique(read_indices_from_one(str(tmp_path / "label.png"), 3)).tolist() == [0, 2, 255]
+    assert np.unique(LabelValues.indices_from_one(3).read(str(tmp_path / "label.png"))).tolist() == [0, 2, 255]
     with pytest.raises(LabelValueError, match=r"\{3\}; legal are 0 \(no class\), 1\.\.2 and 255"):
-        read_indices_from_one(str(tmp_path / "label.png"), 2)
+        LabelValues.indices_from_one(2).read(str(tmp_path / "label.png"))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from paddleseg.cvlibs.errors import RunError
-from paddleseg.datasets import workers
+from paddleseg.datasets import loader
 from paddleseg.datasets.loader import eval_batches, train_batches
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,8 +96,8 @@ def no_room(*arguments):
 
 
 @pytest.mark.parametrize("spoil", [
-    lambda patch: patch.setattr(workers.os, "posix_fallocate", no_room),
-    lambda patch: patch.setattr(workers, "SHARED_MEMORY", "/nowhere"),
+    lambda patch: patch.setattr(loader.os, "posix_fallocate", no_room),
+    lambda patch: patch.setattr(loader, "SHARED_MEMORY", "/nowhere"),
 ])
 def test_without_room_in_shared_memory_batches_come_through_pipes(monkeypatch, said, spoil):
     spoil(monkeypatch)
@@ -113,18 +113,18 @@ def test_shared_memory_in_use_is_what_was_said_to_be_needed():
             return {**super().sample(index, rng), "img": np.zeros((3, 512, 512), np.float32),
                     "label": np.zeros((512, 512), np.uint8)}
 
-    before = workers.shared_memory_free()
+    before = loader.shared_memory_free()
     batches = eval_batches(Large(20), 3)
     for _ in range(8):
         next(batches)
-    used = before - workers.shared_memory_free()
+    used = before - loader.shared_memory_free()
     batches.close()
-    assert used == pytest.approx(workers.shared_memory_needed(batch_bytes, 3), rel=0.2)
+    assert used == pytest.approx(loader.shared_memory_needed(batch_bytes, 3), rel=0.2)
 
 
 def test_there_may_be_no_shared_memory(monkeypatch):
-    monkeypatch.setattr(workers, "SHARED_MEMORY", "/nowhere")
-    assert workers.shared_memory_free() == 0
+    monkeypatch.setattr(loader, "SHARED_MEMORY", "/nowhere")
+    assert loader.shared_memory_free() == 0
 
 
 # ---- deaths ---------------------------------------------------------------------------------------
@@ -187,8 +187,8 @@ def test_processes_that_cannot_be_started(monkeypatch):
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_hanging_worker_ends_the_run_and_names_the_sample(num_workers, monkeypatch, said):
-    monkeypatch.setattr(workers, "SLICE_SEC", 0.1)
-    monkeypatch.setattr(workers, "NOTICE_SEC", 0.4)
+    monkeypatch.setattr(loader, "SLICE_SEC", 0.1)
+    monkeypatch.setattr(loader, "NOTICE_SEC", 0.4)
     before, received = time.monotonic(), []
     with pytest.raises(RunError, match=r"no batch came for 1 s; what hangs is the reading of 3.png \(list.txt:4\); .*"
                                        r"then start again"):
@@ -205,7 +205,7 @@ def test_a_hang_of_training_names_the_sample():
 
 
 def test_slow_is_not_hanging(monkeypatch, said):
-    monkeypatch.setattr(workers, "SLICE_SEC", 0.1)
+    monkeypatch.setattr(loader, "SLICE_SEC", 0.1)
     assert read(eval_batches(Samples(4, lambda index: time.sleep(0.6)), 1, timeout_sec=1)) == [0, 1, 2, 3]
     assert said() == []
 
@@ -216,7 +216,7 @@ def ignore_sigterm():
 
 
 def test_a_worker_that_ignores_sigterm_is_killed(monkeypatch):
-    monkeypatch.setattr(workers, "STOP_SEC", 0.3)
+    monkeypatch.setattr(loader, "STOP_SEC", 0.3)
     batches = eval_batches(Samples(2, at(1, ignore_sigterm)), 1, timeout_sec=0.5)
     next(batches)
     worker, = active_children()
@@ -226,7 +226,7 @@ def test_a_worker_that_ignores_sigterm_is_killed(monkeypatch):
 
 
 def test_a_slow_read_in_the_main_process_is_named(monkeypatch, said):
-    monkeypatch.setattr(workers, "NOTICE_SEC", 0.2)
+    monkeypatch.setattr(loader, "NOTICE_SEC", 0.2)
     assert read(eval_batches(Samples(4, at(2, lambda: time.sleep(0.5))))) == [0, 1, 2, 3]
     assert said() == ["still reading 2.png (list.txt:3) after 0 s; num_workers 0 waits for ever, with 1 or more the "
                       "run would end with an error"]
@@ -274,7 +274,7 @@ def run_script():
     """Starts a script that iterates, in a process group of its own."""
     head = ["import os, signal, sys, time", "sys.path[:0] = ['tests/datasets', '.']", "import paddle",
             "from multiprocessing import active_children, current_process",
-            "from paddleseg.datasets import workers", "from paddleseg.datasets.loader import eval_batches",
+            "from paddleseg.datasets import loader", "from paddleseg.datasets.loader import eval_batches",
             "from test_workers import *"]
     scripts = []
 
@@ -372,7 +372,7 @@ def test_the_end_of_a_process_ends_a_worker_that_is_only_starting(run_script):
 
 def test_a_process_that_cannot_be_killed_does_not_hold_up_the_end(run_script):
     """As one in a system call on a dead mount: here the signals are withheld."""
-    script = run_script("workers.STOP_SEC = 0.2",
+    script = run_script("loader.STOP_SEC = 0.2",
                         "from multiprocessing.popen_fork import Popen",
                         "Popen._send_signal = lambda popen, number: None",
                         "try: list(eval_batches(Samples(9, at(3, sleep_for_ever)), 2, timeout_sec=0.5))",
@@ -387,7 +387,7 @@ def test_a_process_that_cannot_be_killed_does_not_hold_up_the_end(run_script):
 
 def test_a_suspended_run_goes_on(run_script):
     """The clock goes on while a machine sleeps, or a scheduler stops a job; no worker has hung by that."""
-    script = run_script("workers.SLICE_SEC = 0.2",
+    script = run_script("loader.SLICE_SEC = 0.2",
                         "def begin(): print(os.getpid(), flush=True); time.sleep(0.7)",
                         "print(read(eval_batches(Samples(3, at(1, begin)), 1, timeout_sec=1.2)))")
     worker = int(script.stdout.readline())

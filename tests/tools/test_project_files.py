@@ -15,7 +15,7 @@ import setup_env
 ROOT = setup_env.ROOT
 PACKAGE_OF = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}
 # Imported where a user asked for what needs them; each place says how to install them.
-OPTIONAL = {"torch", "safetensors", "paddle2onnx", "onnx", "onnxruntime", "isal", "kornia_rs", "flask", "werkzeug",
+OPTIONAL = {"torch", "safetensors", "paddle2onnx", "onnx", "onnxruntime", "kornia_rs", "flask", "werkzeug",
             "matplotlib"}
 
 

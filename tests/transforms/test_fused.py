@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 
 from paddleseg import transforms as T
 from paddleseg.cvlibs import manager
-from paddleseg.transforms import arrays
+from paddleseg.transforms import ops
 from paddleseg.transforms.base import Replay
 from paddleseg.transforms.deferred import Deferred
 from paddleseg.transforms.hue import shift_hue
@@ -182,7 +182,7 @@ def test_a_window_of_a_resized_image(dtype, tolerance):
         (top, bottom), (left, right) = (sorted(rng.choice(side + 1, 2, replace=False)) for side in size)
         for interp in ("LINEAR", "NEAREST"):
             window = Deferred(source).resize(size, interp)[top:bottom, left:right]
-            whole = arrays.resize(source, size, interp)
+            whole = ops.resize(source, size, interp)
             assert window.dtype == dtype
             np.testing.assert_allclose(window, whole[top:bottom, left:right], rtol=0,
                                        atol=0 if interp == "NEAREST" else tolerance)
@@ -194,7 +194,7 @@ def test_nearest_positions_are_cv2s():
     for length, target in rng.integers(1, 4097, (500, 2)):
         row = np.arange(length, dtype=np.int32).view(np.uint8).reshape(1, length, 4)
         window = Deferred(row).resize((1, int(target)), "NEAREST")[0:1, 0:int(target)]
-        np.testing.assert_array_equal(window, arrays.resize(row, (1, int(target)), "NEAREST"))
+        np.testing.assert_array_equal(window, ops.resize(row, (1, int(target)), "NEAREST"))
 
 
 def pillow_hue(image, shift):
@@ -224,7 +224,7 @@ def test_hue_is_pillows_for_every_shift(shift):
 @pytest.mark.parametrize("factor", [0.0, 0.37, 1.0, 1.63, 2.5])
 def test_enhancers_are_pillows(name, enhancer, factor):
     image = sample(1, (40, 50))["img"]
-    np.testing.assert_array_equal(arrays.enhance(image, [(name, factor)]),
+    np.testing.assert_array_equal(ops.enhance(image, [(name, factor)]),
                                   np.array(enhancer(Image.fromarray(image)).enhance(factor)))
 
 
@@ -232,7 +232,7 @@ def test_enhancers_are_pillows(name, enhancer, factor):
 @pytest.mark.parametrize("mean, std", [((0.5,), (0.5,)), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
 def test_normalize_is_its_formula_and_lies_as_a_model_takes_it(dtype, mean, std):
     image = sample(2, (31, 47))["img"].astype(dtype)[:, 1:]
-    normalized = arrays.normalize(image, mean, std)
+    normalized = ops.normalize(image, mean, std)
     expected = image.astype(np.float32)
     expected -= (np.asarray(mean) * 255).astype(np.float32)
     expected /= (np.asarray(std) * 255).astype(np.float32)
@@ -243,4 +243,4 @@ def test_normalize_is_its_formula_and_lies_as_a_model_takes_it(dtype, mean, std)
 @pytest.mark.parametrize("values", [[0, 0.99, 254.2, 255.99], [-0.1, 3.5], [1, 256.0, 300], [-7, 300]])
 def test_as_uint8_cuts_off_and_clips(values):
     image = np.array(values, np.float32)
-    np.testing.assert_array_equal(arrays.as_uint8(image), np.clip(np.floor(image), 0, 255))
+    np.testing.assert_array_equal(ops.as_uint8(image), np.clip(np.floor(image), 0, 255))

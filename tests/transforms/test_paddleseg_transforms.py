@@ -9,7 +9,7 @@ import pytest
 
 from paddleseg import transforms as T
 from paddleseg.cvlibs.errors import DataError
-from paddleseg.transforms import arrays
+from paddleseg.transforms import ops
 
 
 def sample(size=(6, 8), seed=0):
@@ -307,7 +307,7 @@ def test_the_recipe_gives_equal_batches():
 def test_functional_never_writes_into_its_input():
     for image in (sample()["img"], sample()["img"].astype(np.float32)):
         image.setflags(write=False)
-        arrays.normalize(image, (0.5,), (0.5,))
-        arrays.pad_bottom_right(image, (10, 10), 0)
-        arrays.shift_hue_hsv(arrays.as_uint8(image), 9)
-        arrays.scale_saturation_hsv(arrays.as_uint8(image), 0.5)
+        ops.normalize(image, (0.5,), (0.5,))
+        ops.pad_bottom_right(image, (10, 10), 0)
+        ops.shift_hue_hsv(ops.as_uint8(image), 9)
+        ops.scale_saturation_hsv(ops.as_uint8(image), 0.5)

@@ -1,10 +1,11 @@
-"""Pure functions on arrays: no transform state, no randomness, the input is never written to.
+"""Pure operations on arrays and on samples: no transform state, and the input is never written to.
 
-An image is (H, W, 3), a label (H, W). Sizes are (height, width).
+An image is (H, W, 3), a label (H, W). Sizes are (height, width). For samples see `paddleseg.transforms.base`.
 """
 
 import math
-from typing import Sequence, Tuple, Union
+from functools import partial
+from typing import Callable, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
@@ -150,3 +151,88 @@ def shift_hue_hsv(image: np.ndarray, shift: int) -> np.ndarray:
     turned = ((np.arange(256) + int(shift)) % 180).astype(np.uint8)
     tables = np.stack((turned, _GREY_LEVELS, _GREY_LEVELS), axis=-1)
     return cv2.cvtColor(cv2.LUT(hsv, tables[np.newaxis]), cv2.COLOR_HSV2RGB)
+
+
+# ---- samples ----------------------------------------------------------------------------------------------
+
+def image_size(data: dict) -> Tuple[int, int]:
+    """(height, width) of the sample's image."""
+    return data["img"].shape[:2]
+
+
+def change(data: dict, image: Callable, label: Optional[Callable] = None) -> dict:
+    """A new sample: `image` is applied to the image, `label` to every array that follows its geometry."""
+    changed = {**data, "img": image(data["img"])}
+    if label is not None:
+        for key in data.get("gt_fields", ()):
+            changed[key] = label(data[key])
+    return changed
+
+
+def remember_size(data: dict, name: str) -> dict:
+    """A new sample, whose trans_info ends with the present size: a prediction can be brought back to it."""
+    return {**data, "trans_info": [*data.get("trans_info", ()), (name, image_size(data))]}
+
+
+def resize_sample(data: dict, size: Tuple[int, int], interp: str = "LINEAR") -> dict:
+    """Resize the image with `interp` and its labels by nearest neighbour to (height, width)."""
+    return change(remember_size(data, "resize"),
+                  lambda image: resize(image, size, interp),
+                  lambda label: resize(label, size, "NEAREST"))
+
+
+def resize_sample_in_float(data: dict, size: Tuple[int, int], interp: str = "LINEAR") -> dict:
+    """As `resize_sample`, in float32: PaddleSeg holds images so, and interpolated values keep their fractions."""
+    return resize_sample({**data, "img": data["img"].astype(np.float32)}, size, interp)
+
+
+def crop_sample(data: dict, corner: Tuple[int, int], size: Tuple[int, int]) -> dict:
+    """Crop image and labels to at most `size`, from corner = (top, left)."""
+    cut = partial(crop, corner=corner, size=size)
+    return change(data, cut, cut)
+
+
+def flip_sample(data: dict, direction: str) -> dict:
+    """Mirror image and labels."""
+    mirror = partial(flip, direction=direction)
+    return change(data, mirror, mirror)
+
+
+def pad_sample(data: dict, size: Tuple[int, int], image_value: Sequence[float], label_value: int) -> dict:
+    """Extend image and labels to at least `size`, at the bottom and the right; a padded image becomes float32."""
+    height, width = image_size(data)
+    if height >= size[0] and width >= size[1]:
+        return data
+    return change(data,
+                  lambda image: pad_bottom_right(image.astype(np.float32), size, image_value),
+                  lambda label: pad_bottom_right(label, size, label_value))
+
+
+def draw_corner(data: dict, crop_size: Tuple[int, int], max_ratio: float, ignore_index: int,
+                tries: int) -> Tuple[int, int]:
+    """Draw the (top, left) of a crop, again while one class fills at least max_ratio of its labelled pixels.
+
+    The rule is mmsegmentation's RandomCrop: a crop must show two classes or more; the corner drawn after
+    the last try is taken unseen. With max_ratio 1, or without a label that follows the image, the first draw
+    counts.
+    """
+    height, width = image_size(data)
+    margins = max(height - crop_size[0], 0), max(width - crop_size[1], 0)
+
+    def draw():
+        return tuple(int(data["rng"].integers(0, margin + 1)) for margin in margins)
+
+    corner = draw()
+    if max_ratio >= 1 or "label" not in data.get("gt_fields", ()):
+        return corner
+    for _ in range(tries):
+        if _is_varied(crop(data["label"], corner, crop_size), max_ratio, ignore_index):
+            break
+        corner = draw()
+    return corner
+
+
+def _is_varied(label: np.ndarray, max_ratio: float, ignore_index: int) -> bool:
+    counts = cv2.calcHist([label], [0], None, [256], [0, 256]).astype(np.int64)  # a third of np.bincount's time
+    counts[ignore_index] = 0
+    return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < max_ratio

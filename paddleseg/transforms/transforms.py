@@ -1,19 +1,27 @@
-"""PaddleSeg's geometric transforms: its names, arguments, defaults and numbers (transforms.py of 2.8.0).
+"""PaddleSeg's transforms: its names, arguments, defaults and numbers (transforms.py of 2.8.0).
 
 As in PaddleSeg, target_size and crop_size are (width, height), and images are resized in float32.
 """
 
-from typing import Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
+import cv2
 import numpy as np
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError, DataError
-from paddleseg.transforms import arrays, base, checks
+from paddleseg.transforms import checks, ops
+from paddleseg.transforms.base import RandomTransform
+
+_BLURS = {
+    "gaussian": lambda image, kernel: cv2.GaussianBlur(image, (kernel, kernel), 0),
+    "median": cv2.medianBlur,
+    "blur": lambda image, kernel: cv2.blur(image, (kernel, kernel)),
+}
 
 
 @manager.TRANSFORMS.add_component
-class Resize(base.RandomTransform):
+class Resize(RandomTransform):
     """Resize to target_size; labels by nearest neighbour.
 
     Args:
@@ -26,6 +34,8 @@ class Resize(base.RandomTransform):
     Decision: the name of the interpolation.
     """
 
+    role = "resize"
+
     def __init__(self, target_size: Sequence[int] = (512, 512), keep_ratio: bool = False,
                  size_divisor: Optional[int] = None, interp: str = "LINEAR"):
         self.target_size = checks.size("Resize", "target_size", target_size)[::-1]
@@ -33,38 +43,40 @@ class Resize(base.RandomTransform):
         self.size_divisor = size_divisor
         if size_divisor is not None:
             checks.integer("Resize", "size_divisor", size_divisor, low=1)
-        self.interp = checks.one_of("Resize", "interp", interp, [*arrays.INTERPOLATIONS, "RANDOM"])
+        self.interp = checks.one_of("Resize", "interp", interp, [*ops.INTERPOLATIONS, "RANDOM"])
 
     def decide(self, data: dict) -> str:
         if self.interp != "RANDOM":
             return self.interp
-        names = list(arrays.INTERPOLATIONS)
+        names = list(ops.INTERPOLATIONS)
         return names[data["rng"].integers(len(names))]
 
     def apply(self, data: dict, decision: str) -> dict:
         size = self.target_size
         if self.keep_ratio:
-            before = base.image_size(data)
-            size = arrays.scaled_size(before, arrays.fit_scale(before, size))
+            before = ops.image_size(data)
+            size = ops.scaled_size(before, ops.fit_scale(before, size))
         if self.size_divisor is not None:
-            size = arrays.round_up(size, self.size_divisor)
-        return base.resize_in_float(data, size, decision)
+            size = ops.round_up(size, self.size_divisor)
+        return ops.resize_sample_in_float(data, size, decision)
 
 
 @manager.TRANSFORMS.add_component
 class ResizeByLong:
     """Resize so that the long side is long_size pixels, keeping the aspect ratio."""
 
+    role = "resize"
+
     def __init__(self, long_size: int):
         self.long_size = checks.integer("ResizeByLong", "long_size", long_size, low=1)
 
     def __call__(self, data: dict) -> dict:
-        size = base.image_size(data)
-        return base.resize_in_float(data, arrays.scaled_size(size, self.long_size / max(size)))
+        size = ops.image_size(data)
+        return ops.resize_sample_in_float(data, ops.scaled_size(size, self.long_size / max(size)))
 
 
 @manager.TRANSFORMS.add_component
-class ResizeByShort(base.RandomTransform):
+class ResizeByShort(RandomTransform):
     """Resize so that the short side is short_size pixels, keeping the aspect ratio.
 
     Args:
@@ -73,6 +85,8 @@ class ResizeByShort(base.RandomTransform):
 
     Decision: the short side in pixels, before max_size bounds it.
     """
+
+    role = "resize"
 
     def __init__(self, short_size: Union[int, Sequence[int]], max_size: float = 1e10):
         sizes = short_size if isinstance(short_size, (list, tuple)) else [short_size]
@@ -87,15 +101,15 @@ class ResizeByShort(base.RandomTransform):
         return self.short_sizes[data["rng"].integers(len(self.short_sizes))]
 
     def apply(self, data: dict, decision: int) -> dict:
-        size = base.image_size(data)
+        size = ops.image_size(data)
         short, long = min(size), max(size)
         if decision / short * long > self.max_size:
             decision = int(self.max_size / long * short)
-        return base.resize_in_float(data, arrays.scaled_size(size, decision / short))
+        return ops.resize_sample_in_float(data, ops.scaled_size(size, decision / short))
 
 
 @manager.TRANSFORMS.add_component
-class ResizeStepScaling(base.RandomTransform):
+class ResizeStepScaling(RandomTransform):
     """Scale both sides by a factor drawn from evenly spaced ones.
 
     Args:
@@ -104,6 +118,8 @@ class ResizeStepScaling(base.RandomTransform):
 
     Decision: the factor.
     """
+
+    role = "resize"
 
     def __init__(self, min_scale_factor: float = 0.75, max_scale_factor: float = 1.25,
                  scale_step_size: float = 0.25):
@@ -121,11 +137,11 @@ class ResizeStepScaling(base.RandomTransform):
         return float(data["rng"].choice(factors))
 
     def apply(self, data: dict, decision: float) -> dict:
-        return base.resize_in_float(data, arrays.scaled_size(base.image_size(data), decision))
+        return ops.resize_sample_in_float(data, ops.scaled_size(ops.image_size(data), decision))
 
 
 @manager.TRANSFORMS.add_component
-class RandomPaddingCrop(base.RandomTransform):
+class RandomPaddingCrop(RandomTransform):
     """Crop a random window; what the image lacks of it is padded at the bottom and the right.
 
     Args:
@@ -141,6 +157,8 @@ class RandomPaddingCrop(base.RandomTransform):
     Decision: the window's (top, left).
     """
 
+    role = "crop"
+
     def __init__(self, crop_size: Sequence[int] = (512, 512),
                  im_padding_value: Union[float, Sequence[float]] = 127.5, label_padding_value: int = 255,
                  category_max_ratio: float = 1.0, ignore_index: int = 255, loop_times: int = 10):
@@ -153,11 +171,11 @@ class RandomPaddingCrop(base.RandomTransform):
         self.tries = checks.integer(owner, "loop_times", loop_times, low=1)
 
     def decide(self, data: dict) -> Tuple[int, int]:
-        return base.draw_corner(data, self.crop_size, self.max_ratio, self.ignore_index, self.tries)
+        return ops.draw_corner(data, self.crop_size, self.max_ratio, self.ignore_index, self.tries)
 
     def apply(self, data: dict, decision: Tuple[int, int]) -> dict:
-        cropped = base.crop(data, decision, self.crop_size)
-        return base.pad(cropped, self.crop_size, self.image_value, self.label_value)
+        cropped = ops.crop_sample(data, decision, self.crop_size)
+        return ops.pad_sample(cropped, self.crop_size, self.image_value, self.label_value)
 
 
 @manager.TRANSFORMS.add_component
@@ -175,6 +193,8 @@ class Padding:
         DataError: the image is larger than target_size.
     """
 
+    role = "pad"
+
     def __init__(self, target_size: Sequence[int], im_padding_value: Union[float, Sequence[float]] = 127.5,
                  label_padding_value: int = 255):
         self.target_size = checks.size("Padding", "target_size", target_size)[::-1]
@@ -182,18 +202,20 @@ class Padding:
         self.label_value = checks.integer("Padding", "label_padding_value", label_padding_value, 0, 255)
 
     def __call__(self, data: dict) -> dict:
-        height, width = base.image_size(data)
+        height, width = ops.image_size(data)
         if height > self.target_size[0] or width > self.target_size[1]:
             target = list(self.target_size[::-1])
             raise DataError(f"{data.get('path', 'image')} is larger here, [{width}, {height}], than "
                             f"Padding's target_size {target}; resize or crop it first, or raise target_size")
-        remembered = base.remember_size(data, "padding")
-        return base.pad(remembered, self.target_size, self.image_value, self.label_value)
+        remembered = ops.remember_size(data, "padding")
+        return ops.pad_sample(remembered, self.target_size, self.image_value, self.label_value)
 
 
 @manager.TRANSFORMS.add_component
-class RandomHorizontalFlip(base.RandomTransform):
+class RandomHorizontalFlip(RandomTransform):
     """Mirror left-right with probability prob. Decision: whether to."""
+
+    role = "flip"
 
     def __init__(self, prob: float = 0.5):
         self.prob = checks.number("RandomHorizontalFlip", "prob", prob, high=1)
@@ -202,12 +224,14 @@ class RandomHorizontalFlip(base.RandomTransform):
         return bool(data["rng"].random() < self.prob)
 
     def apply(self, data: dict, decision: bool) -> dict:
-        return base.flip(data, "horizontal") if decision else data
+        return ops.flip_sample(data, "horizontal") if decision else data
 
 
 @manager.TRANSFORMS.add_component
-class RandomVerticalFlip(base.RandomTransform):
+class RandomVerticalFlip(RandomTransform):
     """Mirror up-down with probability prob. Decision: whether to."""
+
+    role = "flip"
 
     def __init__(self, prob: float = 0.1):
         self.prob = checks.number("RandomVerticalFlip", "prob", prob, high=1)
@@ -216,4 +240,102 @@ class RandomVerticalFlip(base.RandomTransform):
         return bool(data["rng"].random() < self.prob)
 
     def apply(self, data: dict, decision: bool) -> dict:
-        return base.flip(data, "vertical") if decision else data
+        return ops.flip_sample(data, "vertical") if decision else data
+
+
+@manager.TRANSFORMS.add_component
+class RandomDistort(RandomTransform):
+    """Change brightness, contrast, saturation, hue and sharpness in random order, each with its probability.
+
+    Works on uint8 with Pillow's enhancers; fractions are cut off even if nothing is changed, as in PaddleSeg.
+
+    Args:
+        *_range: the factor is drawn from 1 - range to 1 + range; the shift of hue from -range to range, in
+            1/256 of the colour circle.
+        *_prob: the probability of each change.
+
+    Decision: the changes to make, [(name, factor or shift), ...], in order.
+    """
+
+    role = "distort"
+
+    def __init__(self, brightness_range: float = 0.5, brightness_prob: float = 0.5,
+                 contrast_range: float = 0.5, contrast_prob: float = 0.5,
+                 saturation_range: float = 0.5, saturation_prob: float = 0.5,
+                 hue_range: float = 18, hue_prob: float = 0.5,
+                 sharpness_range: float = 0.5, sharpness_prob: float = 0):
+        self.changes = {
+            "brightness": (brightness_range, brightness_prob),
+            "contrast": (contrast_range, contrast_prob),
+            "saturation": (saturation_range, saturation_prob),
+            "sharpness": (sharpness_range, sharpness_prob),
+            "hue": (hue_range, hue_prob),
+        }
+        for name, (spread, prob) in self.changes.items():
+            checks.number("RandomDistort", f"{name}_range", spread, high=128 if name == "hue" else None)
+            checks.number("RandomDistort", f"{name}_prob", prob, high=1)
+
+    def decide(self, data: dict) -> List[Tuple[str, float]]:
+        rng = data["rng"]
+        names = list(self.changes)
+        decision = []
+        for index in rng.permutation(len(names)):
+            spread, prob = self.changes[names[index]]
+            if rng.random() < prob:
+                centre = 0 if names[index] == "hue" else 1
+                decision.append((names[index], float(rng.uniform(centre - spread, centre + spread))))
+        return decision
+
+    def apply(self, data: dict, decision: Sequence[Tuple[str, float]]) -> dict:
+        return ops.change(data, lambda image: ops.enhance(ops.as_uint8(image), decision))
+
+
+@manager.TRANSFORMS.add_component
+class RandomBlur(RandomTransform):
+    """Blur with probability prob, on uint8, with an odd kernel of 3 to 9 pixels.
+
+    Args:
+        prob: the probability. (PaddleSeg blurs with 1 / int(1 / prob): always, if prob is above one half.)
+        blur_type: gaussian, median, blur (the mean), or random for one of them per sample.
+
+    Decision: None, or (blur type, kernel size in pixels).
+    """
+
+    role = "blur"
+
+    def __init__(self, prob: float = 0.1, blur_type: str = "gaussian"):
+        self.prob = checks.number("RandomBlur", "prob", prob, high=1)
+        self.blur_type = checks.one_of("RandomBlur", "blur_type", blur_type, [*_BLURS, "random"])
+
+    def decide(self, data: dict) -> Optional[Tuple[str, int]]:
+        rng = data["rng"]
+        if rng.random() >= self.prob:
+            return None
+        kernel = int(rng.integers(3, 10)) // 2 * 2 + 1  # PaddleSeg's: 3, 5, 5, 7, 7, 9, 9
+        if self.blur_type != "random":
+            return self.blur_type, kernel
+        draw = rng.random()
+        return "gaussian" if draw < 0.3 else "median" if draw < 0.6 else "blur", kernel
+
+    def apply(self, data: dict, decision: Optional[Tuple[str, int]]) -> dict:
+        if decision is None:
+            return data
+        blur_type, kernel = decision
+        return ops.change(data, lambda image: _BLURS[blur_type](ops.as_uint8(image), kernel))
+
+
+@manager.TRANSFORMS.add_component
+class Normalize:
+    """(image / 255 - mean) / std, in float32, with one mean and std or one per channel (R, G, B).
+
+    mean and std are on the scale 0..1: mmsegmentation's 123.675 and 58.395 are 0.485 and 0.229 here.
+    """
+
+    role = "normalize"
+
+    def __init__(self, mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)):
+        self.mean = checks.channels("Normalize", "mean (123.675 is 0.485 here)", mean, 0, 1)
+        self.std = checks.channels("Normalize", "std (58.395 is 0.229 here)", std, 1e-6, 1)
+
+    def __call__(self, data: dict) -> dict:
+        return ops.change(data, lambda image: ops.normalize(image, self.mean, self.std))
