@@ -4,6 +4,7 @@ import contextlib
 import sys
 from unittest import mock
 
+import paddleseg.builder  # noqa: F401  (registers every component)
 from paddleseg import plugins
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.config import Resolver, annotate

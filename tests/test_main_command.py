@@ -33,12 +33,6 @@ def test_every_script_is_a_command():
     assert len({name_of(script) for script in SCRIPTS}) == len(SCRIPTS)
 
 
-def test_help_lists_each_with_one_line():
-    printed, _ = python("-m", "paddleseg", "--help")
-    for script in SCRIPTS:
-        assert re.search(rf"^  {name_of(script)} +{re.escape(summary(script))}$", printed, re.MULTILINE), script
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_of_a_command_has_examples_and_needs_no_paddle(script):
     printed, _ = python("-c", HELP, str(ROOT / script))
@@ -47,16 +41,14 @@ def test_help_of_a_command_has_examples_and_needs_no_paddle(script):
 
 
 def test_a_command_runs_as_its_script_does(tmp_path):
+    printed, _ = python("-m", "paddleseg", "--help")
+    assert all(re.search(rf"^  {name_of(script)} +{re.escape(summary(script))}$", printed, re.M) for script in SCRIPTS)
     through = python("-m", "paddleseg", "model_info", "--help", cwd=tmp_path)
     assert through == python(str(ROOT / "tools/model_info.py"), "--help", cwd=tmp_path)
-    _, said = python("-m", "paddleseg", "train", "--config", "none here.yml", cwd=tmp_path, code=2)
-    assert "none here.yml" in said and "Traceback" not in said
-
-
-@pytest.mark.parametrize("words, said", [(["trian"], "trian is not a command; did you mean train?"),
-                                         (["--version"], "--version is not a command; --help lists them")])
-def test_what_is_no_command(words, said):
-    assert python("-m", "paddleseg", *words, code=2)[1] == f"paddleseg: {said}\n"
+    _, printed = python("-m", "paddleseg", "train", "--config", "none here.yml", cwd=tmp_path, code=2)
+    assert "none here.yml" in printed and "Traceback" not in printed
+    assert "did you mean train?" in python("-m", "paddleseg", "trian", code=2)[1]
+    assert "--version is not a command" in python("-m", "paddleseg", "--version", code=2)[1]
 
 
 def test_the_package_alone_says_what_it_lacks(tmp_path):

@@ -101,10 +101,8 @@ def test_every_other_transform_is_here(transform_plugin, fresh_plugins):
 
 def test_its_whole_transforms_file_is_refused(paddleseg_package, fresh_plugins):
     path = paddleseg_package / "paddleseg" / "transforms" / "transforms.py"
-    before = set(manager.TRANSFORMS)
     with pytest.raises(ConfigError, match=r"transforms\.py:\d+: ValueError: transforms: \w+ is registered by "):
         plugins.load_plugins([str(path)])
-    assert set(manager.TRANSFORMS) == before
 
 
 @pytest.mark.parametrize("name", ["chase_db1", "drive", "hrf", "stare"])
