@@ -9,7 +9,6 @@ from paddleseg.core.infer import InferOptions
 from paddleseg.core.metrics import Scores
 from paddleseg.core.val import evaluate, evaluation_mode, score_table
 from paddleseg.cvlibs.errors import ConfigError, DataError
-from paddleseg.datasets.loader import eval_batches
 
 
 class Oracle(paddle.nn.Layer):
@@ -70,21 +69,6 @@ def test_images_together_count_what_they_count_one_by_one(way, batch_size, num_w
     np.testing.assert_array_equal(together, one_by_one)
     assert together.sum() == sum((dataset.sample(index, None)["label"] != 255).sum() for index in range(11))
     assert max(batches) >= {2: 2, 3: 2, 100: 7}[batch_size]
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_batch_holds_images_of_one_size_with_what_belongs_to_them(num_workers):
-    batches = list(eval_batches(MixedSizes("val", 23), num_workers, batch_size=5))  # all kept: none may change
-    expected = [(0, 2, 3), (1, 4), (5, 6, 8, 9), (7,), (10, 13), (11, 12, 14), (15, 17, 18), (16, 19), (20, 21), (22,)]
-    assert [batch["path"] for batch in batches] == [[f"image_{index}.png" for index in indices]
-                                                    for indices in expected]
-    for batch in batches:
-        assert len(batch["img"]) == len(batch["label"]) == len(batch["trans_info"]) == len(batch["path"])
-        for path, image, label, trans_info in zip(batch["path"], batch["img"], batch["label"], batch["trans_info"]):
-            sample = MixedSizes().sample(int(path[6:-4]), None)
-            np.testing.assert_array_equal(image.numpy(), sample["img"])
-            np.testing.assert_array_equal(label, sample["label"])
-            assert label.dtype == np.uint8 and isinstance(label, np.ndarray) and trans_info == sample["trans_info"]
 
 
 def test_a_batch_of_no_image_is_refused():

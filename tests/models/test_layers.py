@@ -27,11 +27,6 @@ def test_conv_bn_relu_is_made_of_its_parts():
     assert tuple(expected.shape) == (2, 4, 4, 5)
 
 
-def test_conv_bias_can_be_left_out():
-    assert "_conv.bias" in layers.ConvBNReLU(3, 4, 1).state_dict()
-    assert "_conv.bias" not in layers.ConvBNReLU(3, 4, 1, bias_attr=False).state_dict()
-
-
 def test_aux_layer_names_and_shape():
     layer = layers.AuxLayer(6, 4, 3)
     names = [name for name in layer.state_dict() if "_batch_norm" not in name]

@@ -40,11 +40,6 @@ def test_nmf_equals_the_definition(float64, spatial, training):
             np.testing.assert_allclose(found[image, 4 * group:4 * group + 4].reshape(4, 20), expected, rtol=1e-9)
 
 
-def test_nmf_draws_anew_by_default():
-    layer, x = layers.NMF2D({"MD_R": 2}), paddle.rand([1, 4, 3, 3])
-    assert not np.array_equal(layer(x).numpy(), layer(x).numpy()) and not list(layer.state_dict())
-
-
 def test_nonlocal_gaussian_equals_the_definition(float64):
     layer = layers.NonLocal2D(4, mode="gaussian")
     layer.eval()

@@ -57,11 +57,11 @@ def test_number_of_parameters(name, count):
 
 @pytest.mark.parametrize("output_stride, strides", [
     (8, (4, 8, 8, 8)), (16, (4, 8, 16, 16)), (32, (4, 8, 16, 32))])
-@pytest.mark.parametrize("name", ["ResNet18_vd", "ResNet18_v1b", "ResNet50_v1s"])
-@pytest.mark.parametrize("size", [(64, 64), (97, 161)])
+@pytest.mark.parametrize("name, size", [("ResNet18_vd", (97, 161)), ("ResNet18_v1b", (64, 64)),
+                                        ("ResNet50_v1s", (97, 161))])
 def test_maps_of_each_output_stride(name, output_stride, strides, size):
-    net = manager.BACKBONES[name](output_stride=output_stride, base_channels=8)
-    feats = net(paddle.randn([1, 3, *size]))
+    net = manager.BACKBONES[name](output_stride=output_stride, base_channels=8, in_channels=5)
+    feats = net(paddle.randn([1, 5, *size]))
     factor = 4 if "50" in name else 1
     assert net.feat_channels == [8 * factor, 16 * factor, 32 * factor, 64 * factor]
     assert [tuple(feat.shape) for feat in feats] == [
@@ -77,9 +77,7 @@ def test_maps_of_each_output_stride(name, output_stride, strides, size):
     (16, False, (1, 1, 1), [1] * 6, [2] * 3),
     (16, True, (1, 1, 1), [1] * 6, [1, 2, 2]),
     (16, False, (1, 2, 4), [1] * 6, [2, 4, 8]),
-    (32, True, (1, 1, 1), [1] * 6, [1] * 3),
     (32, False, (1, 2, 4), [1] * 6, [1, 2, 4]),
-    (32, False, (2, 2, 2), [1] * 6, [2] * 3),
 ])
 def test_dilations_of_each_block(output_stride, contract, multi_grid, stage3, stage4):
     net = backbones.ResNet50_v1c(output_stride, multi_grid, contract, base_channels=2)
@@ -96,36 +94,20 @@ def test_both_convolutions_of_a_basic_block_are_dilated():
     assert wide_dilations(net, 3) == [[4, 4], [8, 8]]
 
 
-def test_the_stride_sits_in_the_3x3_convolution():
-    block = backbones.ResNet50_v1b(base_channels=2).bb_1_0
-    assert [conv._conv._stride[0] for conv in (block.conv0, block.conv1, block.conv2)] == [1, 2, 1]
-
-
 @pytest.mark.parametrize("variant, pooled", [("vd", True), ("v1b", False), ("v1c", False), ("v1s", False)])
 def test_only_stride_2_shortcuts_of_vd_pool(variant, pooled):
     net = manager.BACKBONES[f"ResNet50_{variant}"](base_channels=2)
     shortcuts = [getattr(net, f"bb_{stage}_0").short for stage in range(4)]
     assert [short.pool is not None for short in shortcuts] == [False, pooled, False, False]
     assert [short._conv._stride[0] for short in shortcuts] == [1, 1 if pooled else 2, 1, 1]
+    block = net.bb_1_0  # whose stride sits in the 3x3 convolution
+    assert [conv._conv._stride[0] for conv in (block.conv0, block.conv1, block.conv2)] == [1, 2, 1]
 
 
 def test_avg_down_averages_the_pixels_that_exist():
     image = np.arange(15, dtype="float32").reshape(1, 1, 3, 5)
     out = Shortcut(1, 2, stride=2, avg_down=True).pool(paddle.to_tensor(image))
     np.testing.assert_array_equal(out.numpy()[0, 0], [[3, 5, 6.5], [10.5, 12.5, 14]])
-
-
-@pytest.mark.parametrize("name, stem", [
-    ("ResNet18_v1b", [(7, 3, 64)]),
-    ("ResNet18_v1c", [(3, 3, 32), (3, 32, 32), (3, 32, 64)]),
-    ("ResNet18_vd", [(3, 3, 32), (3, 32, 32), (3, 32, 64)]),
-    ("ResNet18_v1s", [(3, 3, 64), (3, 64, 64), (3, 64, 128)])])
-def test_stems(name, stem):
-    with paddle.LazyGuard():
-        net = manager.BACKBONES[name]()
-    weights = [param for key, param in net.named_parameters()
-               if key.startswith("conv1_") and key.endswith("_conv.weight")]
-    assert [tuple(weight.shape) for weight in weights] == [(o, i, k, k) for k, i, o in stem]
 
 
 def test_parameter_names_are_paddlesegs():
@@ -138,11 +120,6 @@ def test_parameter_names_are_paddlesegs():
     assert not any(name.endswith("_conv.bias") for name in names)
     assert "bb_0_0.short._conv.weight" in backbones.ResNet18_vd(base_channels=2).state_dict()
     assert "bb_0_0.short._conv.weight" not in backbones.ResNet18_v1c(base_channels=2).state_dict()
-
-
-def test_other_input_channels():
-    net = backbones.ResNet18_vd(base_channels=4, in_channels=5)
-    assert len(net(paddle.randn([1, 5, 32, 32]))) == 4
 
 
 @pytest.mark.parametrize("constructor, kwargs, message", [

@@ -44,7 +44,7 @@ def count_gradients(step):
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
-@pytest.mark.parametrize("stages", [[1], [3], [1, 2, 3, 4]])
+@pytest.mark.parametrize("stages", [[3], [1, 2, 3, 4]])
 def test_recomputed_stages_change_nothing(stages, unbiased):
     results, calls = [], []
     for arguments in ({}, {"recompute_stages": stages}):
@@ -65,16 +65,9 @@ def test_recomputed_stages_change_nothing(stages, unbiased):
 def test_recomputed_stages_whose_maps_are_used_agree_to_rounding(float64):
     # At a map with two uses the gradients are added in another order.
     x = paddle.randn([2, 3, 33, 47])
-    results = [take_step(make_net(**more), x, used=(0, 1, 2, 3)) for more in ({}, {"recompute_stages": [1, 2, 3, 4]})]
-    assert_same(*results, tolerance=1e-12)
-
-
-def test_a_second_step_with_recomputed_stages_is_the_same_too():
-    x = paddle.randn([2, 3, 33, 47])
-    plain, recomputing = make_net(), make_net(recompute_stages=[2, 4])
+    nets = make_net(), make_net(recompute_stages=[1, 2, 3, 4])
     for _ in range(2):
-        results = take_step(plain, x), take_step(recomputing, x)
-    assert_same(*results)
+        assert_same(*(take_step(net, x, used=(0, 1, 2, 3)) for net in nets), tolerance=1e-12)
 
 
 def test_nothing_is_recomputed_without_gradients_or_in_evaluation(monkeypatch):
