@@ -351,6 +351,8 @@ class Resolver:
         valid = [key for key, parameter in parameters.items() if key not in supplied
                  and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)]
         open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        if open_ended and reader is manager.MODELS:  # PaddleSeg's DDRNet_23(**kwargs) hands num_classes on
+            valid += [key for key in self.shared.get(reader, {}) if key not in valid]
         resolved = Component(constructor)
         for key, child in node.items():
             below = prefix + key
