@@ -30,7 +30,7 @@ def row(predicted: Path, palette: np.ndarray) -> np.ndarray:
     pictures = panels(shown, palette, 255, WIDTH_PX)
     height = WIDTH_PX * shown.label.shape[0] // shown.label.shape[1]
     wide = [cv2.resize(pictures[key], (WIDTH_PX, height), interpolation=method) for key, method in
-            (("image", cv2.INTER_CUBIC), ("truth", cv2.INTER_NEAREST), ("prediction", cv2.INTER_NEAREST))]
+            (("image", cv2.INTER_CUBIC), ("ground truth", cv2.INTER_NEAREST), ("prediction", cv2.INTER_NEAREST))]
     gap = np.full([height, GAP_PX, 3], 255, np.uint8)
     return np.concatenate([wide[0], gap, wide[1], gap, wide[2]], axis=1)
 

@@ -1,4 +1,4 @@
-"""Paint the classes that a trained model sees in an image, in a directory of images, or in a list of them.
+"""Write the predictions of a trained model for an image, a directory of images, or a list of them.
 
     python predict.py --config configs/encnet/encnet_cityscapes.yml --model_path output/best_model/model.pdparams \\
         --image_path data/cityscapes/leftImg8bit/val --save_dir output/result
@@ -32,10 +32,10 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def server_label_ids(dataset_type: str, images: Sequence[str]):
-    """The label id of each class, once it is known that Cityscapes' server can tell the images.
+    """Return the label id of each class, if Cityscapes' server can tell the images.
 
     Raises:
-        ConfigError: the recipe is of another data set.
+        ConfigError: the config is of another data set.
         DataError: the images' names don't say their frames.
     """
     from paddleseg.cvlibs.errors import ConfigError

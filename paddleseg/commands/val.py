@@ -1,4 +1,4 @@
-"""Evaluate a trained model on val_dataset of its recipe.
+"""Evaluate a trained model on val_dataset of its config.
 
     python val.py --config configs/encnet/encnet_cityscapes.yml --model_path output/best_model/model.pdparams
     … --aug_eval --scales 0.75 1.0 1.25 --flip_horizontal
@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def val(args: argparse.Namespace) -> int:
-    """What one process does."""
+    """Evaluate; every process of a launch runs this."""
     from paddleseg import builder
     from paddleseg.core.val import evaluate, log_scores
     from paddleseg.report import report

@@ -19,7 +19,7 @@ import threading
 import time
 from typing import Dict, List, Optional
 
-TICK_SEC = 0.25  # between two looks at the processes
+TICK_SEC = 0.25  # between two checks of the processes
 CONNECT_SEC = 2  # for one attempt to reach the hub
 WARN_SEC = 60  # until a watchdog says that it can't reach the hub
 EXCUSE_SEC = 1  # for a rank to end by the error that another one ended by

@@ -1,4 +1,4 @@
-"""What a report needs to know of each image, gathered while a model is evaluated."""
+"""Statistics for a report, gathered while a model is evaluated."""
 
 import math
 from typing import List, Tuple
@@ -13,11 +13,11 @@ Ranked = List[Tuple[float, int]]  # (mIoU, index in the data set)
 
 
 class Collector:
-    """Counts object sizes and remembers which images are best and worst; its memory doesn't grow with the data set.
+    """Count object sizes and rank the best and the worst images; its memory doesn't grow with the data set.
 
     Args:
         dataset: the one that is evaluated.
-        shown: how many images are remembered at each end.
+        shown: number of images at each end.
     """
 
     def __init__(self, dataset, shown: int = 4):
@@ -35,12 +35,12 @@ class Collector:
             self._rank([(miou, self._index_of[path])])
 
     def _rank(self, images: Ranked) -> None:
-        """Let images join the best and the worst; among equals the first in the data set goes first."""
+        """Rank more images; among equals the first in the data set goes first."""
         self.best = sorted({*self.best, *images}, key=lambda item: (-item[0], item[1]))[:self._shown]
         self.worst = sorted({*self.worst, *images})[:self._shown]
 
     def share(self) -> None:
-        """Put together what all processes saw; every process must call this once, after the evaluation."""
+        """Merge the statistics of all processes; every process must call this once, after the evaluation."""
         self.sizes.counts = distributed.sum_over_ranks(self.sizes.counts)
         table = np.zeros([distributed.world_size(), 2 * self._shown, 2])  # index 0 stands for no image
         own = [*self.best, *self.worst]

@@ -1,4 +1,4 @@
-"""Images beside their truth, their prediction and the errors; for reports and for VisualDL.
+"""Images beside their ground truth, prediction and errors; for reports and for VisualDL.
 
 Arrays are uint8 (H, W, 3) RGB.
 """
@@ -38,7 +38,7 @@ def predict_sample(model, dataset, index: int, options: InferOptions) -> Shown:
 
 
 def _picture(sample: Dict, size: Sequence[int]) -> np.ndarray:
-    """The image at the label's size; where its path is no file, what the network gets, stretched to 0..255."""
+    """Return the image at the label's size; where its path is no file, the network's input stretched to 0..255."""
     if os.path.isfile(sample["path"]):
         image = read_image(sample["path"])
     else:
@@ -47,13 +47,13 @@ def _picture(sample: Dict, size: Sequence[int]) -> np.ndarray:
 
 
 def dataset_colors(dataset) -> np.ndarray:
-    """(C, 3): the data set's palette, or PASCAL VOC's."""
+    """Return the data set's palette, or PASCAL VOC's, (C, 3)."""
     palette = getattr(dataset, "palette", None)
     return color_map(dataset.num_classes) if palette is None else np.asarray(palette, np.uint8)
 
 
 def panels(shown: Shown, palette: np.ndarray, ignore_index: int, max_width_px: int) -> Dict[str, np.ndarray]:
-    """The pictures of one sample, by name."""
+    """Draw the pictures of one sample, by name."""
     table = np.full([max(256, len(palette)), 3], IGNORED, np.uint8)
     table[:len(palette)] = palette
     ignored = shown.label == ignore_index
@@ -66,18 +66,18 @@ def panels(shown: Shown, palette: np.ndarray, ignore_index: int, max_width_px: i
     size = shown.label.shape[::-1]
     if size[0] > max_width_px:
         size = max_width_px, max(1, round(size[1] * max_width_px / size[0]))
-    pictures = {"image": shown.image, "truth": truth, "prediction": table[shown.pred], "errors": errors}
+    pictures = {"image": shown.image, "ground truth": truth, "prediction": table[shown.pred], "errors": errors}
     return {name: cv2.resize(picture, size, interpolation=cv2.INTER_AREA if name == "image" else cv2.INTER_NEAREST)
             for name, picture in pictures.items()}
 
 
 def encoded(picture: np.ndarray, suffix: str) -> bytes:
-    """The bytes of a file, ".png" or ".jpg"."""
+    """Encode a picture as a file, ".png" or ".jpg"."""
     return cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def evaluation_pictures(model, dataset, options: InferOptions, count: int = 4) -> Dict[str, np.ndarray]:
-    """Pictures of samples spread evenly over a data set: image and truth, prediction and errors below them."""
+    """Draw samples spread evenly over a data set: image and ground truth, prediction and errors below them."""
     indices = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)).tolist()
     colors, found = dataset_colors(dataset), {}
     for index in indices:

@@ -1,8 +1,9 @@
-"""The report of an evaluation: one HTML page with its scores, where they come from, and the images to look at."""
+"""Report of an evaluation: one HTML page with scores, confusions, sizes of objects, best and worst images."""
 
 import datetime
 import html
 import os
+import tempfile
 from typing import Dict, List, Sequence, Set
 
 import numpy as np
@@ -28,9 +29,7 @@ def open_folder(folder: str) -> None:
     """
     try:
         os.makedirs(folder, exist_ok=True)
-        with atomic_path(os.path.join(folder, ".probe")) as temporary, open(temporary, "w"):
-            pass
-        os.remove(os.path.join(folder, ".probe"))
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise RunError(f"--report {folder}: can't be written ({error.strerror or error}); name another folder"
                        ) from error
@@ -62,7 +61,7 @@ def write_report(folder: str, scores: Scores, collector: Collector, model, datas
 
 
 def _run_name(weights: str) -> str:
-    """The last two folders of a file, such as encnet/best_model."""
+    """Return the last two folders of a file, such as encnet/best_model."""
     return "/".join(os.path.abspath(weights).split(os.sep)[-3:-1])
 
 
@@ -86,7 +85,7 @@ def _score_part(scores: Scores, names: Sequence[str], drawn: Dict[str, bytes]) -
 
 
 def _size_part(sizes: ObjectSizes, names: Sequence[str], drawn: Dict[str, bytes]) -> str:
-    """The mean over classes, and every class by size."""
+    """Show the mean over classes, and every class, by size."""
     note = ("An object is a connected component of a class in the labels (diagonal neighbours connect); its size is "
             "the square root of its area, in pixels of the label. The IoU of a size is hits / (pixels of the true "
             "objects of that size + wrong pixels in predicted objects of that size), so that the counts of all sizes "
@@ -103,7 +102,7 @@ def _size_cell(iou: float, objects: int) -> page.Cell:
 
 
 def _matrix_part(scores: Scores, names: Sequence[str]) -> str:
-    """Percent of each true class; blue is right, red wrong."""
+    """Show percents of each true class; blue is right, red wrong."""
     shares = 100 * scores.matrix / np.maximum(scores.matrix.sum(axis=1, keepdims=True), 1)
     rows = [[name, *(page.Cell(f"{share:.0f}" if share >= 0.5 else "", f"{count:,} pixels, {share:.2f} %", share,
                                true == predicted)
@@ -116,7 +115,7 @@ def _matrix_part(scores: Scores, names: Sequence[str]) -> str:
 
 
 def _confusion_table(matrix: np.ndarray, names: Sequence[str], most: int = 10) -> List[str]:
-    """The pairs of classes with the most wrong pixels, which nobody finds in a large matrix; nothing without errors."""
+    """List the pairs of classes with the most wrong pixels, which nobody finds in a large matrix."""
     wrong = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
     largest = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [divmod(int(place), len(matrix)) for place in largest if wrong.flat[place]]
@@ -127,7 +126,7 @@ def _confusion_table(matrix: np.ndarray, names: Sequence[str], most: int = 10) -
 
 
 def _picture_parts(collector: Collector, model, dataset, options: InferOptions) -> List[str]:
-    """The worst and the best images, read and predicted again; nothing without a labelled image."""
+    """Show the worst and the best images, read and predicted again; nothing without a labelled image."""
     colors, seen = pictures.dataset_colors(dataset), set()
     worst, best = ([_image(miou, pictures.predict_sample(model, dataset, index, options), colors, dataset.ignore_index,
                            seen) for miou, index in ranked] for ranked in (collector.worst, collector.best))
@@ -140,7 +139,7 @@ def _picture_parts(collector: Collector, model, dataset, options: InferOptions) 
 
 
 def _image(miou: float, shown: pictures.Shown, colors: np.ndarray, ignore_index: int, seen: Set[int]) -> str:
-    """The pictures of a sample; the values of its label and its prediction are added to `seen`."""
+    """Show the pictures of a sample; the values of its label and its prediction are added to `seen`."""
     seen.update(np.unique(shown.label).tolist(), np.unique(shown.pred).tolist())
     drawn = pictures.panels(shown, colors, ignore_index, pictures.REPORT_WIDTH_PX)
     cells = "".join(page.figure(pictures.encoded(picture, ".jpg" if name == "image" else ".png"), name,

@@ -43,9 +43,9 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
 
     A flag that isn't given is None and leaves the configuration as it is.
     """
-    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
+    parser.add_argument("--config", required=True, metavar="FILE", help="the config, a YAML file")
     parser.add_argument("--opts", nargs="+", action="extend", metavar="KEY=VALUE", default=[],
-                        help="override values of the recipe, such as model.num_codes=16")
+                        help="override values of the config, such as model.num_codes=16")
     add_plugins_flag(parser)
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"],
                         help="auto (default) takes the GPU where Paddle sees one; gpu without one is an error")

@@ -251,8 +251,8 @@ def test_the_panels_show_errors_and_ignored_pixels():
     label[0], pred[1] = 255, 1
     shown = pictures.Shown("a.png", np.full([4, 6, 3], 90, "uint8"), label, pred)
     drawn = pictures.panels(shown, np.array([[1, 2, 3], [4, 5, 6]], "uint8"), 255, 640)
-    assert list(drawn) == ["image", "truth", "prediction", "errors"]
-    assert (drawn["truth"][0] == pictures.IGNORED).all() and (drawn["truth"][1:] == [1, 2, 3]).all()
+    assert list(drawn) == ["image", "ground truth", "prediction", "errors"]
+    assert (drawn["ground truth"][0] == pictures.IGNORED).all() and (drawn["ground truth"][1:] == [1, 2, 3]).all()
     assert (drawn["prediction"][1] == [4, 5, 6]).all()
     assert (drawn["errors"][0] == pictures.IGNORED).all() and (drawn["errors"][1] == pictures.WRONG).all()
     assert (drawn["errors"][2:] == 155).all()
