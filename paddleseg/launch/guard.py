@@ -89,6 +89,8 @@ class Guard:
         if self.reason is None:
             print_stderr(f"RunError: {self.name} died")
             self.end_run(f"{self.name} died{log_of(self.facts)}")
+        else:
+            self.print_reason()  # a launcher was quicker
         self.leave()
 
     def check_launcher(self) -> None:
@@ -101,9 +103,12 @@ class Guard:
         if now >= self.kill_at:
             self.signal_rank(signal.SIGKILL)
 
+    def print_reason(self) -> None:
+        print_stderr("; ".join(filter(None, ["RunError: " + self.reason["reason"], self.facts["fix"]])))
+
     def end_rank(self) -> None:
         """Print the reason and end the rank, which is given the chance to choose its exit code."""
-        print_stderr("; ".join(filter(None, ["RunError: " + self.reason["reason"], self.facts["fix"]])))
+        self.print_reason()
         send(self.rank, {})
         deadline = time.monotonic() + END_SEC
         while self.rank_lives() and time.monotonic() < deadline:
