@@ -12,7 +12,6 @@ from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
 from scenes.camera import Camera
-from scenes.canvas import clip
 from scenes.layout import draw_scene
 from tools.make_scenes import main
 
@@ -51,22 +50,12 @@ def test_layout_is_that_of_cityscapes(scenes):
     assert set(contents(scenes)) == expected
 
 
-def test_files_have_the_form_of_cityscapes(scenes):
-    for path in scenes.glob("gtFine/*/*/*_polygons.json"):
-        content = json.loads(path.read_text())
-        assert (content["imgHeight"], content["imgWidth"]) == (64, 128)
-        for item in content["objects"]:
-            assert item["label"] in name2label
-            assert all(isinstance(value, int) for point in item["polygon"] for value in point)
-    for path in scenes.glob("leftImg8bit/*/*/*.png"):
-        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        assert image.shape == (64, 128, 3) and image.dtype == np.uint8 and image.std() > 15
-
-
 def test_labels_are_those_of_cityscapesscripts(scenes):
     for path in scenes.glob("gtFine/*/*/*_polygons.json"):
         annotation = Annotation()
         annotation.fromJsonFile(str(path))
+        assert (annotation.imgHeight, annotation.imgWidth) == (64, 128)
+        assert all(item.label in name2label for item in annotation.objects)
         for name, expected in (("labelIds", createLabelImage(annotation, "ids")),
                                ("labelTrainIds", createLabelImage(annotation, "trainIds")),
                                ("instanceIds", createInstanceImage(annotation, "ids"))):
@@ -74,7 +63,7 @@ def test_labels_are_those_of_cityscapesscripts(scenes):
             np.testing.assert_array_equal(written, np.asarray(expected))
 
 
-@pytest.mark.parametrize("size", [(64, 128), (97, 201), (256, 256), (1024, 2048)])
+@pytest.mark.parametrize("size", [(97, 201), (256, 256)])
 def test_each_pixel_of_the_picture_belongs_to_the_object_its_label_says(size):
     canvas = draw_scene(1, 0, 3, *size)
     annotation = Annotation()
@@ -84,20 +73,6 @@ def test_each_pixel_of_the_picture_belongs_to_the_object_its_label_says(size):
     np.testing.assert_array_equal(trains[np.asarray(canvas.owners)],
                                   np.asarray(createLabelImage(annotation, "ids")))
     assert (np.asarray(canvas.owners) > 0).all()  # nothing is left unlabelled
-
-
-def test_an_object_changes_no_pixel_outside_its_polygon():
-    canvas = draw_scene(1, 0, 0, 64, 128)
-    before, number = canvas.image.copy(), len(canvas.objects) + 1
-
-    def paint(patch, limits):
-        patch[:] = (255, 0, 255)
-
-    canvas.add("car", np.array([(20.2, 10), (90, 22), (55, 60.7), (40, 30)]), paint)
-    mine = np.asarray(canvas.owners) == number
-    assert 500 < mine.sum() < 3000
-    assert (canvas.image[mine] == (255, 0, 255)).all()
-    np.testing.assert_array_equal(canvas.image[~mine], before[~mine])
 
 
 def test_test_split_is_all_void(scenes):
@@ -131,12 +106,6 @@ def test_files_depend_on_seed_split_and_index_alone(scenes, tmp_path):
     assert not set(contents(tmp_path / "other").values()) & set(pictures)
 
 
-def test_same_scene_at_any_size():
-    small, large = draw_scene(1, 1, 0, 64, 128), draw_scene(1, 1, 0, 256, 512)
-    shrunk = cv2.resize(large.image, (128, 64), interpolation=cv2.INTER_AREA).astype(float)
-    assert np.corrcoef(shrunk.ravel(), small.image.ravel())[0, 1] > 0.85
-
-
 def test_second_run_leaves_the_scenes(scenes, capsys):
     before = {path: path.stat().st_mtime_ns for path in scenes.rglob("*.png")}
     assert run(scenes, train=3) == 0
@@ -144,26 +113,20 @@ def test_second_run_leaves_the_scenes(scenes, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in scenes.rglob("*.png")}
 
 
-def test_unfinished_run_is_finished(tmp_path):
-    assert run(tmp_path) == 0
+def test_unfinished_run_is_finished_and_other_settings_need_overwrite(tmp_path, capsys):
+    assert run(tmp_path, train=3) == 0
     expected = contents(tmp_path)
     next(tmp_path.glob("gtFine/val/*/*_labelIds.png")).unlink()
-    assert run(tmp_path) == 0
-    assert contents(tmp_path) == expected
-
-
-def test_other_settings_need_overwrite(tmp_path, capsys):
     assert run(tmp_path, train=3) == 0
+    assert contents(tmp_path) == expected
     assert run(tmp_path, train=1) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert run(tmp_path, "--overwrite", train=1) == 0
     assert len(list(tmp_path.glob("leftImg8bit/train/*/*.png"))) == 1
 
 
-@pytest.mark.parametrize("with_scenes", [False, True])
-def test_never_touches_a_real_data_set(tmp_path, capsys, with_scenes):
-    if with_scenes:
-        assert run(tmp_path) == 0
+def test_never_touches_a_real_data_set(tmp_path, capsys):
+    assert run(tmp_path) == 0
     real = tmp_path / "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png"
     real.parent.mkdir(parents=True, exist_ok=True)
     real.write_bytes(b"real")
@@ -174,16 +137,14 @@ def test_never_touches_a_real_data_set(tmp_path, capsys, with_scenes):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("marker", ["", "[]", "{}", '{"size": 3}'])
+@pytest.mark.parametrize("marker", ["", '{"size": 3}'])
 def test_damaged_marker_is_an_error(tmp_path, capsys, marker):
     (tmp_path / "scenes.json").write_text(marker)
     assert run(tmp_path) == 1
     assert "scenes.json is damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags, word", [(("--size", "32", "128"), "--size"),
-                                         (("--size", "512", "4096"), "--size"),
-                                         (("--train", "-1"), "--train"), (("--seed", "-3"), "--seed")])
+@pytest.mark.parametrize("flags, word", [(("--size", "32", "128"), "--size"), (("--train", "-1"), "--train")])
 def test_bad_flags(tmp_path, capsys, flags, word):
     assert main([str(tmp_path / "x"), *flags]) == 2
     assert word in capsys.readouterr().err
@@ -208,14 +169,6 @@ def test_camera_agrees_with_itself():
     np.testing.assert_allclose(camera.ground([(x[3, 17], z[3, 17])]), [(17.5, 63.5)], atol=1e-3)
     np.testing.assert_allclose(camera.plane(2, 9, 0.0)([(1, 3)]), camera.project([(3, 3, 9)]))
     np.testing.assert_allclose(camera.plane(2, 9, np.pi / 2)([(1, 3)]), camera.project([(2, 3, 10)]))
-
-
-def test_clip_keeps_what_is_inside():
-    inside = np.array([(1.0, 1.0), (5.0, 2.0), (3.0, 6.0)])
-    np.testing.assert_array_equal(clip(inside, 10, 10), inside)
-    cut = clip(np.array([(-50.0, 5.0), (50.0, 5.0), (50.0, 60.0), (-50.0, 60.0)]), 10, 10)
-    assert cut.min() == -1 and cut.max() == 10 and cut[:, 1].min() == 5
-    assert len(clip(inside + 100, 10, 10)) == 0
 
 
 def test_paddle_is_not_imported():
