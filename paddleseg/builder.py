@@ -85,11 +85,8 @@ def resolve(config: Config, needed: Sequence[str] = TRAINING) -> Config:
     tree["test_config"] = _without_auc_roc(config.tree.get("test_config", {}))
     for key, reader in _SECTIONS.items():
         if key in tree:
-            shared = _shared_facts(config, key)
-            if key == "model" and isinstance(tree[key], dict):  # some of PaddleSeg's models name no argument at all
-                tree[key] = {**tree[key], **{name: leaf for name, leaf in shared[manager.MODELS].items()
-                                             if name not in tree[key]}}
-            tree[key] = Resolver(_READERS, shared).resolve(reader, tree[key], key, _SUPPLIED.get(key, ()))
+            resolver = Resolver(_READERS, _shared_facts(config, key))
+            tree[key] = resolver.resolve(reader, tree[key], key, _SUPPLIED.get(key, ()))
     if plugins.loaded_plugins():
         tree["plugins"] = annotate(plugins.loaded_plugins(), "--plugins")
     resolved = Config(config.path, tree)
@@ -125,8 +122,9 @@ def _shared_facts(config: Config, key: str) -> Dict:
     """The arguments that a section takes from elsewhere where it leaves them out, for `Resolver`."""
     classes, ignored = (dataset_fact(config, "train_dataset", name) for name in ("num_classes", "ignore_index"))
     origin = "train_dataset" if classes is ignored is None else f"train_dataset {config['train_dataset'].get('type')}"
-    facts = {manager.DATASETS: {"mode": Leaf(key.partition("_")[0], key)},
-             manager.MODELS: {} if classes is None else {"num_classes": Leaf(classes, origin)}}
+    facts = {manager.DATASETS: {"mode": Leaf(key.partition("_")[0], key)}}
+    if classes is not None:
+        facts[manager.MODELS] = {"num_classes": Leaf(classes, origin)}
     if ignored is not None:
         facts[manager.LOSSES] = {"ignore_index": Leaf(ignored, origin)}
         if key == "train_dataset":

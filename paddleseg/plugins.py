@@ -172,8 +172,14 @@ def _adapt_dataset(dataset: type) -> None:
         dataset.class_names = functools.cached_property(lambda self: [str(index) for index in range(self.num_classes)])
         dataset.class_names.__set_name__(dataset, "class_names")
     read_files = getattr(dataset, "read_files", None)
+
+    def read_given_files(self, index: int):
+        twin = copy.copy(self)
+        twin.file_list = {index: [path for path in self.file_list[index] if path]}
+        return read_files(twin, index)
+
     if read_files is not None:
-        dataset.read_files = lambda self, pair, line="": read_files(self, [path for path in pair if path], line)
+        dataset.read_files = read_given_files
     own = vars(dataset).get("__getitem__")
     if own is None or "sample" in vars(dataset):
         return
@@ -185,7 +191,7 @@ def _adapt_dataset(dataset: type) -> None:
         twin, transforms = copy.copy(self), self.transforms
         twin.transforms = lambda data: transforms({**data, "rng": rng})
         if inherited is not None:  # super().__getitem__ of a data set that is built on this project's asks for it
-            twin.sample = lambda index, _: inherited(twin, index, rng)
+            twin.sample = lambda index, _: inherited(self, index, rng)
         return own(twin, index)
 
     sample.inherited = inherited
