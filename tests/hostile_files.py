@@ -11,19 +11,10 @@ import pickle
 import struct
 import tarfile
 import zipfile
-from typing import Dict, NamedTuple, Optional
+from typing import Dict
 
 import numpy as np
 
-
-class Hostile(NamedTuple):
-    """A file; `control` is Python that reads `path` as careless programs do, and sets the payload free."""
-
-    content: bytes
-    control: Optional[str] = None
-
-
-PLAIN = "import pickle; pickle.load(open(path, 'rb'))"
 EXTENSION = 0x1234
 
 
@@ -104,7 +95,7 @@ def _legacy(pickles) -> bytes:
 
 # ---- pickles that call code
 
-def opcodes(canary: str) -> Dict[str, Hostile]:
+def opcodes(canary: str) -> Dict[str, bytes]:
     """Each opcode by which a pickle can call something."""
     command = literal(f"touch {canary}")
     arguments = b"(" + literal(["touch", canary]) + b"t"
@@ -123,18 +114,15 @@ def opcodes(canary: str) -> Dict[str, Hostile]:
                    + name("os", "system") + command + b"\x85R",
         "a call after a whole mapping": b"}0" + name("os", "system") + command + b"\x85R0}",
     }
-    files = {name: Hostile(finished(body, 4), PLAIN) for name, body in bodies.items()}
-    register = f"import copyreg; copyreg.add_extension('os', 'system', {EXTENSION}); "
-    files["EXT2"] = Hostile(finished(b"\x83" + struct.pack("<H", EXTENSION) + command + b"\x85R"), register + PLAIN)
-    files["EXT4"] = Hostile(finished(b"\x84" + struct.pack("<I", EXTENSION) + command + b"\x85R"), register + PLAIN)
-    files["a persistent id"] = Hostile(finished(command + b"Q"), (
-        "import os, pickle; reader = pickle.Unpickler(open(path, 'rb')); reader.persistent_load = os.system; "
-        "reader.load()"))
-    files["a persistent id in text"] = Hostile(b"Ptouch " + canary.encode() + b"\n.", files["a persistent id"].control)
+    files = {name: finished(body, 4) for name, body in bodies.items()}
+    files["EXT2"] = finished(b"\x83" + struct.pack("<H", EXTENSION) + command + b"\x85R")
+    files["EXT4"] = finished(b"\x84" + struct.pack("<I", EXTENSION) + command + b"\x85R")
+    files["a persistent id"] = finished(command + b"Q")
+    files["a persistent id in text"] = b"Ptouch " + canary.encode() + b"\n."
     return files
 
 
-def nested(canary: str) -> Dict[str, Hostile]:
+def nested(canary: str) -> Dict[str, bytes]:
     """The call where weights, or what stands beside them, are expected."""
     call, array = Call(canary), np.ones(3, "float32")
     objects = np.empty(1, object)
@@ -148,7 +136,7 @@ def nested(canary: str) -> Dict[str, Hostile]:
         "as a key": {call: array},
         "in an array of objects": {"a": objects},
     }
-    return {name: Hostile(pickle.dumps(content, 4), PLAIN) for name, content in contents.items()}
+    return {name: pickle.dumps(content, 4) for name, content in contents.items()}
 
 
 # ---- other formats around a pickle that calls code
@@ -163,26 +151,19 @@ def make_tar(members, mode: str = "w") -> bytes:
     return stream.getvalue()
 
 
-def wrapped(canary: str) -> Dict[str, Hostile]:
+def wrapped(canary: str) -> Dict[str, bytes]:
     """The call inside the formats of PyTorch and NumPy, and inside archives."""
     evil = pickle.dumps({"a": Call(canary)}, 2)
     stream = io.BytesIO()
     np.save(stream, np.array({"a": Call(canary)}, object), allow_pickle=True)
-    in_zip = "import pickle, zipfile; pickle.loads(zipfile.ZipFile(path).read({!r}))"
-    in_tar = "import pickle, tarfile; pickle.load(tarfile.open(path).extractfile({!r}))"
-    four = "import pickle; file = open(path, 'rb'); [pickle.load(file) for _ in range({})]"
     return {
-        "torch.save's zip": Hostile(make_zip({"archive/data.pkl": evil, "archive/version": b"3\n"}),
-                                    in_zip.format("archive/data.pkl")),
-        "torch.save's old format": Hostile(_legacy([evil, pickle.dumps([], 2)]), four.format(4)),
-        "the list of keys of torch.save's old format": Hostile(
-            _legacy([pickle.dumps({}, 2), pickle.dumps([Call(canary)], 2)]), four.format(5)),
-        "torch.save's first format, a tar": Hostile(
-            make_tar([(tarfile.TarInfo("pickle"), evil)]), in_tar.format("pickle")),
-        "an .npy": Hostile(stream.getvalue(), "import numpy; numpy.load(path, allow_pickle=True)"),
-        "a .tar.gz": Hostile(make_tar([(tarfile.TarInfo("x/model.pdparams"), evil)], "w:gz"),
-                             in_tar.format("x/model.pdparams")),
-        "a .zip": Hostile(make_zip({"model.pdparams": evil}, zipfile.ZIP_DEFLATED), in_zip.format("model.pdparams")),
+        "torch.save's zip": make_zip({"archive/data.pkl": evil, "archive/version": b"3\n"}),
+        "torch.save's old format": _legacy([evil, pickle.dumps([], 2)]),
+        "the list of keys of torch.save's old format": _legacy([pickle.dumps({}, 2), pickle.dumps([Call(canary)], 2)]),
+        "torch.save's first format, a tar": make_tar([(tarfile.TarInfo("pickle"), evil)]),
+        "an .npy": stream.getvalue(),
+        "a .tar.gz": make_tar([(tarfile.TarInfo("x/model.pdparams"), evil)], "w:gz"),
+        "a .zip": make_zip({"model.pdparams": evil}, zipfile.ZIP_DEFLATED),
     }
 
 
@@ -193,7 +174,7 @@ def _one(value: bytes) -> bytes:
 
 
 @functools.cache
-def greedy() -> Dict[str, Hostile]:
+def greedy() -> Dict[str, bytes]:
     """Claims beyond what is there, and little that unfolds to much."""
     laughs = b"]\x940" + b"".join(b"](" + (b"h" + bytes([level])) * 10 + b"e\x940" for level in range(60)) + b"h\x3c"
     equal_hashes = b"".join(b"\x8a\x0b" + (index * (2 ** 61 - 1)).to_bytes(11, "little") + b"N"
@@ -208,7 +189,7 @@ def greedy() -> Dict[str, Hostile]:
     pax.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "model.pdparams",
                        "GNU.sparse.realsize": str(1 << 43)}
     shared = tensor(storage("BFloat16Storage", "0", 1 << 18), 0, (1 << 18,), (1,))
-    contents = {
+    return {
         "many arrays of the same values": torch_zip(
             mapping({str(index): shared for index in range(1000)}), {"0": bytes(1 << 19)}),
         "a shape of 10^12": _one(array((10 ** 12,), b"1234")),
@@ -235,10 +216,9 @@ def greedy() -> Dict[str, Hostile]:
         "a sparse tar of pax": make_tar([(pax, b"1\n0\n1000\n")]),
         "a thousand and one files": make_tar([(tarfile.TarInfo(str(index)), b"") for index in range(1001)]),
     }
-    return {name: Hostile(content) for name, content in contents.items()}
 
 
-def odd(canary: str) -> Dict[str, Hostile]:
+def odd(canary: str) -> Dict[str, bytes]:
     """Pickles of the allowed names and opcodes, put together as no writer does it."""
     encode, ordered, deep = name("_codecs", "encode"), name("collections", "OrderedDict"), b")" + b"\x85" * 300_000
     laughs = b"]\x940" + b"".join(b"](" + (b"h" + bytes([level])) * 10 + b"e\x940" for level in range(60)) + b"h\x3c"
@@ -265,12 +245,12 @@ def odd(canary: str) -> Dict[str, Hostile]:
         "a name as a value": mapping({"x": ordered}),
         "an endless name": b"c" + b"x" * 1000,
     }
-    return {name: Hostile(finished(body, 4)) for name, body in bodies.items()}
+    return {name: finished(body, 4) for name, body in bodies.items()}
 
 
 # ---- paths that lead out of the archive's folder
 
-def tricky(canary: str, weights: bytes) -> Dict[str, Hostile]:
+def tricky(canary: str, weights: bytes) -> Dict[str, bytes]:
     """Archives of a whole weights file and of something that unpacks elsewhere, to `canary` where it can."""
     good = ("model.pdparams", weights)
     up = "../" * 30 + canary.lstrip("/")
@@ -301,7 +281,7 @@ def tricky(canary: str, weights: bytes) -> Dict[str, Hostile]:
         archive.writestr(f"a/{os.path.basename(canary)}", b"x")
         archive.writestr(*good)
     files["a zip with a file through a link"] = stream.getvalue()
-    return {name: Hostile(content) for name, content in files.items()}
+    return files
 
 
 def _zip_with_anyname(good, name: str) -> bytes:
@@ -310,7 +290,7 @@ def _zip_with_anyname(good, name: str) -> bytes:
     return make_zip({good[0]: good[1], place: b"x"}).replace(place.encode(), name.encode())
 
 
-def hostile_files(canary: str, weights: bytes = b"") -> Dict[str, Hostile]:
+def hostile_files(canary: str, weights: bytes = b"") -> Dict[str, bytes]:
     """All of them, by family and name; `weights` is a file that would be read."""
     families = {"opcode": opcodes(canary), "nested": nested(canary), "wrapped": wrapped(canary), "greedy": greedy(),
                 "odd": odd(canary), "tricky": tricky(canary, weights)}

@@ -1,7 +1,7 @@
 """Small single-purpose modules; import the submodule you need.
 
-What code written for PaddleSeg takes from this package itself, as in `utils.load_entire_model`, is found in utils.py
-when it is asked for.
+Names that code written for PaddleSeg takes from this package itself, as in `utils.load_entire_model`, are looked up in
+utils.py at first use.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""What code written for PaddleSeg imports from here; this project's own code imports the modules behind it."""
+"""Names that code written for PaddleSeg imports from here; this project's own code imports the modules behind them."""
 
 import os
 from typing import Optional
@@ -10,7 +10,7 @@ __all__ = ["download_pretrained_model", "load_entire_model", "load_pretrained_mo
 
 
 class SegEnv:
-    """Folders of this user, as the environment says when they are asked for."""
+    """Folders of this user, read from the environment at each access."""
 
     USER_HOME = property(lambda self: os.path.expanduser("~"))
     HOME = PRETRAINED_MODEL_HOME = property(lambda self: cache_home())
@@ -22,19 +22,9 @@ seg_env = SegEnv()
 
 
 def load_pretrained_model(model, pretrained_model: Optional[str]) -> None:
-    """Load a model's or a backbone's weights; None starts from scratch.
-
-    Unlike PaddleSeg's, which leaves out what doesn't fit, this is strict.
-
-    Raises:
-        WeightsError: see `paddleseg.weights.load.load_pretrained`.
-    """
+    """Load a model's or a backbone's weights, strictly, where PaddleSeg's leaves out what doesn't fit."""
     load_pretrained(model, pretrained_model)
 
 
 load_entire_model = load_pretrained_model
-
-
-def download_pretrained_model(pretrained_model: str) -> str:
-    """The path of a URL's weights file, downloaded if it isn't there yet; WeightsError if it can't be had."""
-    return find_weights(pretrained_model)
+download_pretrained_model = find_weights

@@ -59,7 +59,7 @@ def _select_weights(content: Any) -> Any:
 
 
 def _bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
-    """Exact; neither Paddle nor PyTorch has uint16 parameters."""
+    """Widen bfloat16, which is stored as uint16, exactly; neither Paddle nor PyTorch has uint16 parameters."""
     return np.left_shift(bits.astype(np.uint32), 16).view(np.float32)
 
 

@@ -11,6 +11,7 @@ import contextlib
 import io
 import math
 import os
+import pickle
 import pickletools
 import zipfile
 from dataclasses import dataclass
@@ -490,7 +491,8 @@ def _read_torch_legacy(stream: BinaryIO, file_bytes: int, select: Callable) -> A
 def _read(path: str, select: Callable, is_unpacked: bool = False) -> Any:
     file_bytes = os.path.getsize(path)
     with open(path, "rb") as stream:
-        kind = download.archive_kind(stream.read(512))
+        head = stream.read(512)
+        kind = None if head.startswith(pickle.PROTO) else download.archive_kind(head)
         stream.seek(0)
         if kind == "zip":
             with zipfile.ZipFile(stream) as opened:
