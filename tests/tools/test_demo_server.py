@@ -106,7 +106,7 @@ def test_a_photo_is_turned_as_exif_says(client, model):
     assert model.seen[0][5].mean() > 150 > 50 > model.seen[0][-5].mean()  # what was left is above
 
 
-@pytest.mark.parametrize("height, width, limit", [(40, 120, 1000), (1, 9000, 1000), (9000, 1, 1000), (30, 40, 10000)])
+@pytest.mark.parametrize("height, width, limit", [(40, 120, 1000), (1, 9000, 1000), (30, 40, 10000)])
 def test_a_large_image_is_shrunk_and_that_is_said(model, height, width, limit):
     answer = ask(client_of(model, "--model_megapixels", str(limit / 1e6)), encode(picture(height, width))).get_json()
     assert (answer["image_height"], answer["image_width"]) == (height, width)
@@ -136,12 +136,6 @@ def test_a_bomb_is_refused_before_it_is_decoded(client, monkeypatch):
     bomb = encode(Image.new("1", (7200, 7200)))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
     assert refusal(ask(client, bomb))[0] == 413
-
-
-def test_a_file_that_is_too_large(model):
-    client = client_of(model, "--max_mib", "0.015625")
-    assert refusal(ask(client, bytes(20000)))[0] == 413
-    assert refusal(ask(client, bytes(10000)))[0] == 415
 
 
 def test_what_the_model_refuses_and_what_it_breaks_at(model):
