@@ -66,8 +66,6 @@ def verify(args: argparse.Namespace, dataset, root: str) -> None:
 
 
 def cache_dataset(args: argparse.Namespace) -> int:
-    if args.num_workers < 0:
-        raise ConfigError(f"--num_workers {args.num_workers} is below 0")
     from paddleseg.datasets.cache import write_cache
 
     started = time.perf_counter()

@@ -261,8 +261,6 @@ def print_class_weights(classes: Classes, pixels: Dict[str, np.ndarray]) -> None
 
 
 def check(args: argparse.Namespace) -> int:
-    if args.num_workers < 0:
-        raise ConfigError(f"--num_workers {args.num_workers} is below 0")
     classes, listings = list_custom(args) if args.type == "custom" else list_public(args)
     found = {mode: check_split(mode, classes, listing, args.num_workers) for mode, listing in listings.items()}
     warn_of_overlap(listings)

@@ -15,7 +15,7 @@ from typing import List, Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from paddleseg.cvlibs.errors import ConfigError, DataError
+from paddleseg.cvlibs.errors import DataError
 from paddleseg.datasets.cityscapes import LABEL_FOLDER, TRAIN_IDS_ENDING, check_folders
 from paddleseg.utils.cli import add_debug_flag, run_main
 from paddleseg.utils.cores import usable_cores
@@ -80,18 +80,16 @@ def find_polygons(root: str) -> List[Path]:
 
 
 def convert(args: argparse.Namespace) -> int:
-    if args.num_workers < 0:
-        raise ConfigError(f"--num_workers {args.num_workers} is below 0")
     found = find_polygons(args.cityscapes_path)
     tasks = [path for path in found if args.overwrite or not is_done(path)]
     results = list(map_parallel(convert_file, tasks, args.num_workers, "converting polygons"))
-    faults = [fault for fault in results if fault]
-    for fault in faults:
-        print(fault, file=sys.stderr)
-    made, kept = len(tasks) - len(faults), len(found) - len(tasks)
+    errors = [error for error in results if error]
+    for error in errors:
+        print(error, file=sys.stderr)
+    made, kept = len(tasks) - len(errors), len(found) - len(tasks)
     print(f"{args.cityscapes_path}: {made} labels made, {kept} were there")
-    if faults:
-        raise DataError(f"{len(faults)} of {len(tasks)} polygons files could not be converted, see above")
+    if errors:
+        raise DataError(f"{len(errors)} of {len(tasks)} polygons files could not be converted, see above")
     return 0
 
 

@@ -39,7 +39,7 @@ class Split(NamedTuple):
     """What was found of a split; paths relative to the root."""
 
     pairs: List[List[str]]
-    faults: List[str]
+    errors: List[str]
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -69,14 +69,14 @@ def find_cityscapes(root: str, split: str) -> Split:
     if split == "test":
         return Split([[image] for image in images], [])
     labels = [cityscapes_label(root, image) for image in images]
-    faults = [f"{image} has no label {label}" for image, (label, exists) in zip(images, labels) if not exists]
+    errors = [f"{image} has no label {label}" for image, (label, exists) in zip(images, labels) if not exists]
     known = {label.replace(LABEL_IDS_ENDING, TRAIN_IDS_ENDING) for label, _ in labels}
     for ending in (TRAIN_IDS_ENDING, LABEL_IDS_ENDING):
         present = sorted(Path(root, LABEL_FOLDER, split).glob("*/*" + ending))
         present = [path.relative_to(root).as_posix() for path in present]
-        faults += [f"{label} has no image" for label in present
+        errors += [f"{label} has no image" for label in present
                    if label.replace(LABEL_IDS_ENDING, TRAIN_IDS_ENDING) not in known]
-    return Split([[image, label] for image, (label, _) in zip(images, labels)], faults)
+    return Split([[image, label] for image, (label, _) in zip(images, labels)], errors)
 
 
 def has_ending(path: Path, ending: str) -> bool:
@@ -87,7 +87,7 @@ def has_ending(path: Path, ending: str) -> bool:
 
 def find_custom(root: str, split: str, folder: Sequence[str], ending: Sequence[str]) -> Split:
     """Pair the files whose path inside image folder and label folder is the same but for the ending."""
-    found, faults = [], []
+    found, errors = [], []
     for place, tail, other in zip(folder, ending, reversed(ending)):
         start, path_of = Path(root, place, split), {}
         for path in (Path(path) for path in files_below(str(start), [tail])):
@@ -97,17 +97,17 @@ def find_custom(root: str, split: str, folder: Sequence[str], ending: Sequence[s
                 continue
             name, shown = path.relative_to(start).as_posix()[:-len(tail)], path.relative_to(root).as_posix()
             if name in path_of:
-                faults.append(f"{path_of[name]} and {shown} differ by capitals alone; rename one")
+                errors.append(f"{path_of[name]} and {shown} differ by capitals alone; rename one")
             path_of[name] = shown
         found.append(path_of)
     images, labels = found
     if not labels and split not in ("train", "val", ALL):
-        return Split([[image] for image in images.values()], faults)
-    faults += [f"{images[name]} has no label {Path(folder[1], split, name).as_posix()}{ending[1]}"
+        return Split([[image] for image in images.values()], errors)
+    errors += [f"{images[name]} has no label {Path(folder[1], split, name).as_posix()}{ending[1]}"
                for name in images if name not in labels]
-    faults += [f"{labels[name]} has no image {Path(folder[0], split, name).as_posix()}{ending[0]}"
+    errors += [f"{labels[name]} has no image {Path(folder[0], split, name).as_posix()}{ending[0]}"
                for name in labels if name not in images]
-    return Split([[images[name], labels.get(name, "")] for name in images], faults)
+    return Split([[images[name], labels.get(name, "")] for name in images], errors)
 
 
 def find_splits(args: argparse.Namespace) -> Dict[str, Split]:
@@ -154,7 +154,7 @@ def divide(split: Split, val_share: float) -> Dict[str, Split]:
                           "choose another share")
     by_hash = sorted(split.pairs, key=lambda pair: hashlib.sha256(pair[0].encode()).digest())
     chosen = {pair[0] for pair in by_hash[:count]}
-    return {"train": Split([pair for pair in split.pairs if pair[0] not in chosen], split.faults),
+    return {"train": Split([pair for pair in split.pairs if pair[0] not in chosen], split.errors),
             "val": Split([pair for pair in split.pairs if pair[0] in chosen], [])}
 
 
@@ -162,17 +162,17 @@ def check(splits: Dict[str, Split], separator: str, root: str) -> None:
     """Refuse lists that would be incomplete, empty or unreadable; prints one line per unpaired file."""
     if not separator or separator in "\r\n":
         raise ConfigError('--separator: give what stands between image and label, such as "," or " "')
-    faults = [fault for split in splits.values() for fault in split.faults]
-    for fault in faults:
-        print(fault, file=sys.stderr)
-    if faults:
+    errors = [error for split in splits.values() for error in split.errors]
+    for error in errors:
+        print(error, file=sys.stderr)
+    if errors:
         hint = ""
-        if any(fault.endswith(TRAIN_IDS_ENDING) for fault in faults):
+        if any(error.endswith(TRAIN_IDS_ENDING) for error in errors):
             hint = f"; make missing labels by `python tools/convert_cityscapes.py --cityscapes_path {root}`"
         elif not any(len(pair) == 2 and pair[1] for split in splits.values() for pair in split.pairs):
             hint = ("; if no names fit, say their endings, such as --format png png, or what stands before those, such "
                     "as --postfix '' _mask")
-        raise DataError(f"{len(faults)} files are unpaired, see above; no list was written{hint}")
+        raise DataError(f"{len(errors)} files are unpaired, see above; no list was written{hint}")
     if not any(split.pairs for split in splits.values()):
         raise DataError(f"{root} holds no image of {', '.join(splits)} with the names that --help describes; "
                         "no list was written; images in no folder of a split are divided by --val_share")

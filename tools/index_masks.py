@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 
     colors: np.ndarray = np.zeros(0, np.int64)
     counts: np.ndarray = np.zeros(0, np.int64)
-    fault: Optional[str] = None
+    error: Optional[str] = None
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -101,7 +101,7 @@ def count(path: str) -> Finding:
     try:
         return Finding(*np.unique(read_colors(path), return_counts=True))
     except DataError as error:
-        return Finding(fault=str(error))
+        return Finding(error=str(error))
 
 
 def convert(known: Dict[int, int], task: Tuple[str, str]) -> Finding:
@@ -112,7 +112,7 @@ def convert(known: Dict[int, int], task: Tuple[str, str]) -> Finding:
         colors, counts = np.unique(pixels, return_counts=True)
         strange = ~np.isin(colors, list(known))
         if strange.any():
-            return Finding(fault=f"{path} holds {shown(colors[strange], counts[strange])}, which --colors doesn't name"
+            return Finding(error=f"{path} holds {shown(colors[strange], counts[strange])}, which --colors doesn't name"
                            + ("; JPEG blurs colors, so make masks as PNG"
                               if path.lower().endswith((".jpg", ".jpeg")) else ""))
         indices = np.array([known[color] for color in colors.tolist()], dtype=np.uint8)
@@ -120,9 +120,9 @@ def convert(known: Dict[int, int], task: Tuple[str, str]) -> Finding:
             write_png(temporary, indices[np.searchsorted(colors, pixels)], palette=color_map(256))
         return Finding(colors, counts)
     except (DataError, RunError) as error:
-        return Finding(fault=str(error))
+        return Finding(error=str(error))
     except OSError as error:
-        return Finding(fault=f"{label_path} can't be written: {error.strerror or error}")
+        return Finding(error=f"{label_path} can't be written: {error.strerror or error}")
 
 
 def shown(colors: np.ndarray, counts: np.ndarray, limit: int = 5) -> str:
@@ -147,24 +147,24 @@ def list_masks(folder: str) -> List[str]:
 
 
 def count_colors(args: argparse.Namespace, masks: Sequence[str]) -> List[str]:
-    """Print every color of all masks; returns the faults."""
+    """Print every color of all masks; returns the errors."""
     paths = [os.path.join(args.masks, mask) for mask in masks]
     pixels, files = np.zeros([2, 1 << 24], np.int64)  # of every color there can be; photos hold millions
-    faults = []
+    errors = []
     for finding in map_parallel(count, paths, args.num_workers, "counting"):
         pixels[finding.colors] += finding.counts
         files[finding.colors] += 1
-        faults += [finding.fault] if finding.fault else []
+        errors += [finding.error] if finding.error else []
     found = np.flatnonzero(pixels)
     for color in found[np.argsort(-pixels[found], kind="stable")][:_SHOWN].tolist():
         print(f"{name(color)}: {pixels[color]:,} pixels in {files[color]} masks")
     if len(found) > _SHOWN:
         print(f"and {len(found) - _SHOWN} more colors; masks of classes hold few: these may be photos, or blurred")
-    return faults
+    return errors
 
 
 def convert_masks(args: argparse.Namespace, masks: Sequence[str]) -> List[str]:
-    """Write every mask as class indices; returns the faults."""
+    """Write every mask as class indices; returns the errors."""
     known = class_of_color(args.colors, args.ignore_colors)
     folders = [os.path.realpath(args.masks), os.path.realpath(args.labels)]
     if os.path.commonpath(folders) == folders[0]:
@@ -177,22 +177,20 @@ def convert_masks(args: argparse.Namespace, masks: Sequence[str]) -> List[str]:
         mask_of[label] = mask
     tasks = [(os.path.join(args.masks, mask), label) for label, mask in mask_of.items()]
     findings = list(map_parallel(partial(convert, known), tasks, args.num_workers, "converting"))
-    faults = [finding.fault for finding in findings if finding.fault]
-    print(f"{args.labels}: {len(findings) - len(faults)} labels of {len(args.colors)} classes")
-    return faults
+    errors = [finding.error for finding in findings if finding.error]
+    print(f"{args.labels}: {len(findings) - len(errors)} labels of {len(args.colors)} classes")
+    return errors
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.num_workers < 0:
-        raise ConfigError(f"--num_workers {args.num_workers} is below 0")
     if (args.labels is None) != (args.colors is None):
         raise ConfigError("give both the folder to write to and --colors, or neither to see which colors there are")
     masks = list_masks(args.masks)
-    faults = (count_colors if args.colors is None else convert_masks)(args, masks)
-    for fault in faults:
-        print(printable(fault), file=sys.stderr)
-    if faults:
-        raise DataError(f"{args.masks}: {len(faults)} of {len(masks)} masks have faults, see above")
+    errors = (count_colors if args.colors is None else convert_masks)(args, masks)
+    for error in errors:
+        print(printable(error), file=sys.stderr)
+    if errors:
+        raise DataError(f"{args.masks}: {len(errors)} of {len(masks)} masks have errors, see above")
     return 0
 
 

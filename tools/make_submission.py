@@ -5,7 +5,7 @@
     python tools/make_submission.py output/test/label_ids --dataset_root data/cityscapes
 
 Every file must be a grey PNG of 1024x2048 label ids, and there must be one for each test image. One line for each
-fault; with any, no archive is written and the exit code is 1. Submit at www.cityscapes-dataset.com/submit.
+error; with any, no archive is written and the exit code is 1. Submit at www.cityscapes-dataset.com/submit.
 """
 
 import argparse
@@ -60,34 +60,34 @@ def find_results(folder: str) -> List[str]:
     return results
 
 
-def name_faults(results: Sequence[str], expected: Optional[Sequence[str]]) -> List[str]:
-    """What is wrong with the names: one fault a line.
+def name_errors(results: Sequence[str], expected: Optional[Sequence[str]]) -> List[str]:
+    """What is wrong with the names: one error a line.
 
     Args:
         expected: the frames there must be, or None to count them alone.
     """
-    faults: List[str] = []
+    errors: List[str] = []
     result_of: Dict[Optional[str], str] = {}
     for path in results:
         frame = frame_of(path)
         if frame is None:
-            faults.append(f"{path} is not named <city>_<sequence>_<frame>*.png, by which the server knows a result")
+            errors.append(f"{path} is not named <city>_<sequence>_<frame>*.png, by which the server knows a result")
         elif frame in result_of:
-            faults.append(f"{path} and {result_of[frame]} are both of {frame}; the server takes one")
+            errors.append(f"{path} and {result_of[frame]} are both of {frame}; the server takes one")
         result_of.setdefault(frame, path)
     frames = set(result_of) - {None}
     if expected is None:
         if len(frames) != TEST_IMAGES:
-            faults.append(f"there are results of {len(frames)} images; the test split has {TEST_IMAGES}")
-        return faults
+            errors.append(f"there are results of {len(frames)} images; the test split has {TEST_IMAGES}")
+        return errors
     for what, some in (("has no result", set(expected) - frames), ("is no image of the split", frames - set(expected))):
         if some:
             more = f" and {len(some) - _SHOWN} more" if len(some) > _SHOWN else ""
-            faults.append(f"{', '.join(sorted(some)[:_SHOWN])}{more} {what}")
-    return faults
+            errors.append(f"{', '.join(sorted(some)[:_SHOWN])}{more} {what}")
+    return errors
 
 
-def file_fault(path: str) -> Optional[str]:
+def file_error(path: str) -> Optional[str]:
     """What is wrong with one file, or None."""
     try:
         label = read_label(path)
@@ -132,15 +132,13 @@ def write_archive(results: Sequence[str], output: str) -> None:
 
 
 def submit(args: argparse.Namespace) -> int:
-    if args.num_workers < 0:
-        raise ConfigError(f"--num_workers {args.num_workers} is below 0")
     results = find_results(args.results)
-    faults = name_faults(results, expected_frames(args.dataset_root, args.split))
-    faults += filter(None, map_parallel(file_fault, results, args.num_workers, "checking"))
-    for fault in faults:
-        print(printable(fault), file=sys.stderr)
-    if faults:
-        raise DataError(f"{args.results}: {len(faults)} faults, see above; no archive was written")
+    errors = name_errors(results, expected_frames(args.dataset_root, args.split))
+    errors += filter(None, map_parallel(file_error, results, args.num_workers, "checking"))
+    for error in errors:
+        print(printable(error), file=sys.stderr)
+    if errors:
+        raise DataError(f"{args.results}: {len(errors)} errors, see above; no archive was written")
     output = args.output or os.path.join(os.path.dirname(os.path.abspath(args.results)), "submission.zip")
     write_archive(results, output)
     print(f"{output}: {len(results)} results, {os.path.getsize(output) / 2 ** 20:.3g} MiB")

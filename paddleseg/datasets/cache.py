@@ -219,7 +219,7 @@ def _reserve(temporary: str, folder: str, total: int) -> None:
 def _fill(dataset, path: str, entries: List[Entry], num_workers: int) -> None:
     """Write every sample to its place, and its checksums into its entry."""
     reader = copy.copy(dataset)
-    for name in ("file_list", "verified_files", "lines", "transforms"):  # processes are sent what reads files, with every few of them
+    for name in ("file_list", "verified_files", "lines", "transforms"):  # each process is sent the rest, with its tasks
         vars(reader).pop(name, None)
     lines = dataset.lines or [""] * len(dataset)
     tasks = [(pair, line, entry.size, entry.offsets) for pair, line, entry in zip(dataset.file_list, lines, entries)]

@@ -9,7 +9,7 @@ from typing import Callable, Iterator, Sequence
 
 from tqdm import tqdm
 
-from paddleseg.cvlibs.errors import RunError
+from paddleseg.cvlibs.errors import ConfigError, RunError
 
 PR_SET_PDEATHSIG = 1  # of prctl(2), on Linux
 
@@ -30,12 +30,15 @@ def map_parallel(function: Callable, items: Sequence, num_workers: int, title: s
 
     Args:
         function: one that pickle can name; it returns its errors, for one that it raises ends everything.
-        num_workers: processes; with 0 or 1 all happens in this one.
+        num_workers: processes, as the flag --num_workers gives them; with 0 or 1 all happens in this one.
         title: what the progress bar says; it shows on a terminal only.
 
     Raises:
+        ConfigError: num_workers is below 0.
         RunError: a process was killed.
     """
+    if num_workers < 0:
+        raise ConfigError(f"--num_workers {num_workers} is below 0")
     num_workers = min(num_workers, len(items))
     with tqdm(total=len(items), desc=title, disable=None, leave=False) as bar:
         if num_workers < 2:

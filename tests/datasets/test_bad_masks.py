@@ -44,11 +44,6 @@ def test_palette_pictures_whose_indices_are_no_classes(root):
         build(root)[0]
 
 
-def test_palette_pictures_of_class_indices_are_read(root):
-    write_palette(root / "annotations/0.png", (1, 0, 255))
-    assert np.unique(build(root)[0]["label"]).tolist() == [0, 1, 255]
-
-
 def test_labels_that_jpeg_blurred(root):
     noise = np.random.default_rng(0).integers(0, 2, (16, 32), dtype=np.uint8) * 200
     Image.fromarray(noise).save(root / "annotations/0.png", format="JPEG")
@@ -86,13 +81,6 @@ def test_masks_of_0_and_255_alone_are_warned_of(root, values, changes, warned, m
         build(root, mode=mode, val_path=str(root / "train.txt"), **changes)
     assert (f"of {mode} hold 0 and 255 alone; 255 is ignored, so nothing but class 0 counts" in caplog.text) == warned
     assert ("--colors 0 255`" in caplog.text) == warned
-
-
-def test_a_faulty_label_is_no_error_before_it_is_read(root):
-    (root / "annotations/0.png").write_bytes(b"")
-    dataset = build(root)
-    with pytest.raises(ImageReadError, match=r"0\.png is empty \(0 bytes\)"):
-        dataset[0]
 
 
 def test_a_label_drawn_on_the_turned_image(root):

@@ -10,7 +10,6 @@ from fake_data import make_lists, write_image, write_label
 from paddleseg.cvlibs.errors import ConfigError, DataError, ImageReadError, LabelValueError
 from paddleseg.datasets import Dataset
 from paddleseg.datasets.loader import (
-    batches_per_epoch,
     eval_batches,
     preview_batches,
     seeded_globals,
@@ -106,24 +105,12 @@ def test_worker_count_does_not_change_evaluation(dataset):
     assert [run[1][0] for run in runs[0]] == [pair[0] for pair in dataset.file_list]
 
 
-def test_seed_decides(dataset):
-    streams = [[snapshot(*each) for each in train_batches(dataset, 2, seed, num_batches=3)]
-               for seed in (1, 1, 2)]
-    assert streams[0] == streams[1] != streams[2]
-
-
 @pytest.mark.parametrize("start_iter", [1, 2, 3, 7])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_resumes_exactly(start_iter, num_workers):
     whole = [snapshot(*each) for each in train_batches(Count(7), 3, seed=5, num_batches=9)]
     rest = train_batches(Count(7), 3, 5, start_iter, num_workers, num_batches=9 - start_iter)
     assert [snapshot(*each) for each in rest] == whole[start_iter:]
-
-
-def test_resuming_reads_nothing_of_the_past():
-    read = []
-    next(train_batches(Count(1000, read.append), 2, seed=0, start_iter=10 ** 6))
-    assert len(read) == 2
 
 
 def test_each_epoch_is_a_new_permutation_without_the_rest():
@@ -164,16 +151,6 @@ def test_evaluation_shards_hold_every_sample_once(world):
     assert shards == [list(range(3))[rank::world] for rank in range(world)]
 
 
-def test_empty_evaluation_shard_with_workers():
-    assert list(eval_batches(Count(1), num_workers=2, rank=1, world=2)) == []
-
-
-def test_labels_are_optional_and_keep_their_size(dataset):
-    dataset.file_list[0] = dataset.file_list[0][:1]
-    batches = list(eval_batches(dataset))
-    assert "label" not in batches[0] and [label.shape for label in batches[1]["label"]] == [(16, 32)]
-
-
 @pytest.mark.parametrize("arguments, kind, expected", [
     ({"batch_size": 4}, DataError,
      r"3 samples, fewer than the 4 of one batch \(batch_size 4 x 1 processes\); lower --batch_size, .* --repeats"),
@@ -185,11 +162,6 @@ def test_labels_are_optional_and_keep_their_size(dataset):
 def test_refused_before_the_first_batch(arguments, kind, expected):
     with pytest.raises(kind, match=expected):
         train_batches(Count(3), **{"seed": 0, **arguments})
-
-
-def test_batches_per_epoch():
-    assert batches_per_epoch(Count(13), 2, world=3) == 2
-    assert batches_per_epoch(Count(13), 2, world=3, repeats=2) == 4
 
 
 def test_seeded_globals_restores_both_states():

@@ -5,7 +5,6 @@ import pytest
 from fake_data import SIZE, write_label
 from fake_layouts import AUG, LAYOUTS, TRAIN, VAL
 
-from paddleseg import datasets
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError, DataError, LabelValueError
 from paddleseg.datasets.ade20k import ADE20K
@@ -27,11 +26,6 @@ def made(request, tmp_path):
 
 def first_label(dataset):
     return Path(dataset.file_list[0][1])
-
-
-def test_each_data_set_has_a_stand_in():
-    assert set(datasets.__all__) - {"Cityscapes", "Dataset"} == set(LAYOUTS)
-    assert all(name in manager.DATASETS for name in datasets.__all__)
 
 
 def test_facts(made):
@@ -78,19 +72,6 @@ def test_missing_label_is_named(made):
     with pytest.raises(DataError, match=path.name) as error:
         kind([], str(root))
     assert "\n" not in str(error.value)
-
-
-def test_missing_root_says_where_the_data_come_from(made, tmp_path):
-    kind, _, _ = made
-    with pytest.raises(DataError, match=r"unpack .* from \S+") as error:
-        kind([], str(tmp_path / "absent"))
-    assert str(tmp_path / "absent") in str(error.value) and "\n" not in str(error.value)
-
-
-def test_wrong_mode(made):
-    kind, _, root = made
-    with pytest.raises(ConfigError, match="mode: trainval is not one of train, val, test"):
-        kind([], str(root), "trainval")
 
 
 @pytest.mark.parametrize("name", ["ADE20K", "PascalVOC"])

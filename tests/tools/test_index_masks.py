@@ -59,7 +59,7 @@ def test_an_unknown_color_is_named_and_its_mask_not_written(tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()
     assert said[0].endswith("masks/a.png holds 1,2,3 (2 pixels), which --colors doesn't name")
     assert "c.png is empty" in said[1]
-    assert said[2] == f"DataError: {tmp_path / 'masks'}: 2 of 3 masks have faults, see above"
+    assert said[2] == f"DataError: {tmp_path / 'masks'}: 2 of 3 masks have errors, see above"
     assert [path.name for path in (tmp_path / "labels").iterdir()] == ["b.png"]
 
 

@@ -66,7 +66,7 @@ def test_faults_of_a_file(folder, flags, values, size, mode, message, capsys):
     assert main([str(folder), *flags]) == 1
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith(f"{path} ") and message in said[0]
-    assert said[1] == f"DataError: {folder}: 1 faults, see above; no archive was written"
+    assert said[1] == f"DataError: {folder}: 1 errors, see above; no archive was written"
     assert not (folder.parent / "submission.zip").exists()
 
 
