@@ -11,7 +11,7 @@ import paddle.nn as nn
 from paddleseg import plugins
 from paddleseg.core import optim
 from paddleseg.core.infer import InferOptions
-from paddleseg.core.train import TrainOptions
+from paddleseg.core.options import TrainOptions
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.config import (
     DEFAULT,
@@ -25,12 +25,11 @@ from paddleseg.cvlibs.config import (
     origin_of,
     plain,
 )
-from paddleseg.cvlibs.errors import ConfigError, RunError
+from paddleseg.cvlibs.errors import ConfigError
 from paddleseg.datasets import base as _datasets  # noqa: F401  (registers the data sets)
 from paddleseg.models.losses import CrossEntropyLoss
 from paddleseg.transforms import Compose
 from paddleseg.utils import logger
-from paddleseg.utils.files import atomic_path
 from paddleseg.utils.palette import color_map
 from paddleseg.weights.load import load_weights
 
@@ -279,19 +278,3 @@ def flag_values(args) -> Iterator[Tuple[str, str, Any]]:
     keys.update((item.name, f"test_config.{item.name}") for item in fields(InferOptions))
     for name, key in keys.items():
         yield f"--{name}", key, getattr(args, name, None)
-
-
-def write_config(config: Config, save_dir: str) -> str:
-    """Save the resolved config as config.yml; returns its text.
-
-    Raises:
-        RunError: it can't be written.
-    """
-    text, path = config.dump(), os.path.join(save_dir, "config.yml")
-    try:
-        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise RunError(f"{path} can't be written: {error.strerror or error}; make room there, or name another "
-                       f"--save_dir") from error
-    return text

@@ -1,16 +1,16 @@
 """A narrow EncNet in float64 and what its training leaves, in one process or in one of several."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import paddle
 import paddle.nn as nn
-from tiny import arrays, options
+from tiny import arrays, options, train_in
 
 from paddleseg.core.optim import SGD, ConstantLR
 from paddleseg.core.precision import MixedPrecision
-from paddleseg.core.train import backward, train
+from paddleseg.core.state import TrainState, run_fingerprint
+from paddleseg.core.train import backward
 from paddleseg.cvlibs import manager
 from paddleseg.datasets.loader import train_batches
 from paddleseg.models import EncNet
@@ -74,10 +74,11 @@ def after_one_backward(unbiased_variance: bool, batch_size: int) -> dict:
 
 def after_training(save_dir: Path, unbiased_variance: bool, **changes) -> dict:
     """Parameters and running statistics."""
-    os.makedirs(save_dir, exist_ok=True)
     model = Float64(build(unbiased_variance))
-    train(model, CRITERIA, SGD(model, momentum=0.9, weight_decay=1e-4), ConstantLR(0.02, ITERS), Stripes(),
-          options(iters=ITERS, save_interval=ITERS, **changes), str(save_dir))
+    settings = options(**{"iters": ITERS, "save_interval": ITERS, **changes})
+    state = TrainState(model, CRITERIA, SGD(model, momentum=0.9, weight_decay=1e-4), ConstantLR(0.02, ITERS), settings,
+                       run_fingerprint(settings, len(Stripes())))
+    train_in(save_dir, state, Stripes(), settings)
     return arrays(model)
 
 

@@ -83,7 +83,7 @@ def test_training_leaves_a_whole_run(trained):
         "best_model", "config.yml", "iter_3", "iter_6", "log.jsonl", "train.log"]
     assert list(save_dir.glob("vdlrecords*"))
     assert sorted(path.name for path in (save_dir / "iter_6").iterdir()) == [
-        "SHA256SUMS", "model.pdopt", "model.pdparams", "score.json", "train_state.json"]
+        "SHA256SUMS", "config.yml", "model.pdopt", "model.pdparams", "score.json", "train_state.json"]
     assert len(re.findall(r"\[TRAIN\] epoch: \d+, iter: \d/6, loss: ", printed)) == 6
     assert printed.count("#Images: 3") == 2 and "Traceback" not in printed
     assert (save_dir / "config.yml").read_text() in printed

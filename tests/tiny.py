@@ -1,14 +1,20 @@
 """A network and a data set that train in milliseconds."""
 
+from contextlib import nullcontext
+from functools import partial
+
 import numpy as np
 import paddle
 import paddle.nn as nn
 
+from paddleseg.core.infer import InferOptions
 from paddleseg.core.optim import SGD, ConstantLR, PolynomialDecay
-from paddleseg.core.resume import resume
-from paddleseg.core.run_dir import open_save_dir
-from paddleseg.core.train import TrainOptions, train
+from paddleseg.core.options import TrainOptions
+from paddleseg.core.run_dir import RunDir
+from paddleseg.core.state import TrainState, run_fingerprint
+from paddleseg.core.train import Evaluator, train, training_batches
 from paddleseg.models.losses import CrossEntropyLoss
+from paddleseg.report.pictures import evaluation_pictures
 from paddleseg.utils import distributed
 from paddleseg.utils.signals import StopSignals
 
@@ -63,21 +69,30 @@ def options(**changes):
     return TrainOptions(**{**tiny, **changes})
 
 
-def run(save_dir, resume_model=None, dataset=None, val_dataset=None, criteria=None, model_seed=0, **changes):
+def train_in(save_dir, state, dataset, settings, evaluate=None, resumed=None):
+    """Train as train.py does, but for its checks; returns the best mIoU."""
+    run_dir = RunDir(str(save_dir))
+    is_first = distributed.rank() == 0
+    with run_dir.locked() if is_first else nullcontext(), StopSignals():
+        if resumed is not None:
+            state.resume(run_dir.checkpoint(str(resumed)), settings)
+        if is_first:
+            run_dir.open(state.resumed)
+        distributed.barrier()
+        return train(state, training_batches(dataset, settings, state.iteration), evaluate, run_dir, settings)
+
+
+def run(save_dir, resume_model=None, dataset=None, val_dataset=None, criteria=None, model_seed=0, evaluate=None,
+        **changes):
     """Train a fresh TinyNet; returns it and the best mIoU."""
     model, optimizer = build(model_seed)
-    loss = CrossEntropyLoss()
-    resume_model = str(resume_model) if resume_model else None
-    settings = options(**changes)
-    dataset = dataset or Colors()
-    resumed = resume(resume_model, model, optimizer, settings, len(dataset)) if resume_model else None
-    if distributed.rank() == 0:
-        open_save_dir(str(save_dir), resume_model)
-    with StopSignals() as stop:
-        best = train(model, criteria or [(loss, 1.0), (loss, 0.4)], optimizer,
-                     PolynomialDecay(0.1, iters=60, power=0.9), dataset, settings, str(save_dir), val_dataset,
-                     resumed=resumed, stop=stop)
-    return model, best
+    loss, dataset, settings = CrossEntropyLoss(), dataset or Colors(), options(**changes)
+    state = TrainState(model, criteria or [(loss, 1.0), (loss, 0.4)], optimizer,
+                       PolynomialDecay(0.1, iters=60, power=0.9), settings, run_fingerprint(settings, len(dataset)))
+    if evaluate is None and settings.do_eval:
+        draw = partial(evaluation_pictures, dataset=val_dataset, options=InferOptions()) if settings.use_vdl else None
+        evaluate = Evaluator(val_dataset, None, settings.num_workers, draw)
+    return model, train_in(save_dir, state, dataset, settings, evaluate, resume_model)
 
 
 def arrays(model):
@@ -111,9 +126,9 @@ class Pointwise(nn.Layer):
 
 def run_pointwise(save_dir, **changes):
     """Two steps over batches that don't depend on how they are put together; returns the parameters."""
-    save_dir.mkdir(exist_ok=True)
     paddle.seed(3)
-    model = Pointwise()
-    train(model, [(CrossEntropyLoss(), 1.0)], SGD(model, momentum=0.9), ConstantLR(0.1, 2), LabelledColors(),
-          options(iters=2, **changes), str(save_dir))
+    model, settings = Pointwise(), options(iters=2, **changes)
+    state = TrainState(model, [(CrossEntropyLoss(), 1.0)], SGD(model, momentum=0.9), ConstantLR(0.1, 2), settings,
+                       run_fingerprint(settings, 8))
+    train_in(save_dir, state, LabelledColors(), settings)
     return arrays(model)

@@ -6,7 +6,10 @@
 """
 
 import argparse
+from contextlib import nullcontext
+from functools import partial
 
+from paddleseg.core.options import add_option_flags
 from paddleseg.utils.cli import add_common_flags, add_refused_flag
 
 
@@ -18,25 +21,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--resume", choices=["auto"],
                         help="go on from the newest whole checkpoint in --save_dir, or begin where there is none")
     parser.add_argument("--resume_model", metavar="DIR", help="go on from this checkpoint, such as output/iter_1000")
-    parser.add_argument("--do_eval", action="store_true", default=None,
-                        help="evaluate at each checkpoint and keep the best model")
-    parser.add_argument("--use_vdl", action="store_true", default=None, help="write VisualDL's files to --save_dir")
-    parser.add_argument("--use_ema", action="store_true", default=None,
-                        help="average the weights over the iterations too; evaluate and save both")
-    for name, kind, text in (
-            ("iters", int, "optimizer steps"), ("batch_size", int, "images per process and step"),
-            ("accum_iters", int, "batches whose gradients make one step (default: 1)"),
-            ("learning_rate", float, "the initial learning rate"),
-            ("save_interval", int, "iterations between checkpoints (default: 1000)"),
-            ("early_stop_intervals", int, "end after so many evaluations in a row without a better mIoU"),
-            ("keep_checkpoint_max", int, "checkpoints to keep (default: 5)"),
-            ("log_iters", int, "iterations between lines of the log (default: 10)"),
-            ("seed", int, "of weights, order, augmentation and dropout (default: 42)"),
-            ("repeats", int, "times that each sample is seen in an epoch (default: 1)")):
-        parser.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
-    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], help="of the computation (default: fp32)")
-    parser.add_argument("--amp_level", choices=["O1", "O2"],
-                        help="with fp16 and bf16: O1 keeps weights in float32 (default), O2 in half precision too")
+    parser.add_argument("--learning_rate", type=float, metavar="X", help="the initial learning rate")
+    add_option_flags(parser)
     parser.add_argument("--data_format", choices=["NCHW"], help="NCHW is the one layout so far")
     add_refused_flag(parser, "--profiler_options", "use a sampling profiler on the running process, such as py-spy")
     return parser.parse_args(argv)
@@ -52,48 +38,72 @@ def main(args: argparse.Namespace) -> int:
 
     with signals.StopSignals() as stop, peers.watch_peers(
             "the same command with --resume auto goes on from the last checkpoint", stop):
-        return train(args, save_dir, stop)
+        return train(args, save_dir)
 
 
-def train(args: argparse.Namespace, save_dir: str, stop) -> int:
-    """What one process does."""
+def train(args: argparse.Namespace, save_dir: str) -> int:
+    """Run one process of the training."""
     from paddleseg import builder
-    from paddleseg.core import early_stop, preflight, resume, run_dir
-    from paddleseg.core import train as training
-    from paddleseg.utils import device, distributed, logger
+    from paddleseg.core import train as core
+    from paddleseg.core.run_dir import RunDir
+    from paddleseg.core.train_log import log_effective_batch
+    from paddleseg.report.pictures import evaluation_pictures
+    from paddleseg.utils import distributed, logger, signals
 
     config = builder.read_config(args)
     options, infer_options = builder.build_train_options(config), builder.build_infer_options(config)
-    early_stop.check_early_stop(options.early_stop_intervals, options.do_eval)
-    rank, directory = distributed.rank(), None
+    options.check_early_stop()
+    rank, run_dir = distributed.rank(), RunDir(save_dir)
     logger.setup_logging(rank)
-    with stop.at_once("nothing has changed", "start the same command again"):
+    with run_dir.locked() if rank == 0 else nullcontext():
+        with signals.active.interruptible("nothing has changed", "start the same command again"):
+            state, datasets = prepare(args, config, run_dir)
+
+        # Only now, with everything found and fitting, does the run touch its directory.
         if rank == 0:
-            directory = run_dir.choose_checkpoint(save_dir, args.resume, args.resume_model)
-            run_dir.check_save_dir(save_dir, directory, args.overwrite, args.config)
-        device.start_process(options.device, options.threads)
-        directory = distributed.broadcast_object(directory)
-
-        train_dataset = builder.build_dataset(config, "train_dataset")
-        val_dataset = builder.build_dataset(config, "val_dataset") if options.do_eval else None
-        model = builder.build_model(config, pretrained=directory is None)
-        criteria = builder.build_criteria(config, model)
-        optimizer, schedule = builder.build_optimizer(config, model), builder.build_schedule(config)
-        resumed = directory and resume.resume(directory, model, optimizer, options, len(train_dataset), config.plain())
-        finished = resumed is not None and resumed.iteration >= options.iters
-        if not finished:
-            preflight.check_run(train_dataset, val_dataset, model, optimizer, options, save_dir,
-                                resumed.iteration if resumed else None, infer_options.eval_batch_size)
-        distributed.barrier()  # rank 0 alone looks at files
-
-    # Only now, with everything found and fitting, does the run touch its directory.
-    if rank == 0:
-        run_dir.open_save_dir(save_dir, directory)
-        logger.setup_logging(rank, f"{save_dir}/train.log")
-        if not finished:
-            logger.info("configuration:\n" + builder.write_config(config, save_dir))
-            builder.log_class_weights(config, train_dataset.class_names)
-    distributed.barrier()
-    training.train(model, criteria, optimizer, schedule, train_dataset, options, save_dir, val_dataset, infer_options,
-                   resumed, config.plain(), stop)
+            run_dir.open(state.resumed)
+            logger.setup_logging(rank, run_dir.log_file)
+        if rank == 0 and state.iteration < options.iters:
+            text = config.dump()
+            run_dir.write_config(text)
+            logger.info("configuration:\n" + text)
+            builder.log_class_weights(config, datasets["train_dataset"].class_names)
+            log_effective_batch(options, config["lr_scheduler"].get("learning_rate"))
+        distributed.barrier()
+        evaluator = None
+        if options.do_eval:
+            val_dataset = datasets["val_dataset"]
+            draw = partial(evaluation_pictures, dataset=val_dataset, options=infer_options) if options.use_vdl else None
+            evaluator = core.Evaluator(val_dataset, infer_options, options.num_workers, draw)
+        batches = core.training_batches(datasets["train_dataset"], options, state.iteration)
+        core.train(state, batches, evaluator, run_dir, options)
     return 0
+
+
+def prepare(args: argparse.Namespace, config, run_dir):
+    """Choose the checkpoint to go on from, build everything and check it; returns the state and the data sets."""
+    from paddleseg import builder
+    from paddleseg.core import preflight
+    from paddleseg.core.state import TrainState, run_fingerprint
+    from paddleseg.utils import device, distributed
+
+    options, checkpoint = builder.build_train_options(config), None
+    if distributed.rank() == 0:
+        checkpoint = run_dir.choose(args.resume, args.resume_model)
+        run_dir.check(checkpoint, args.overwrite, args.config)
+    device.start_process(options.device, options.threads)
+    checkpoint = distributed.broadcast_object(checkpoint)
+
+    keys = ("train_dataset", "val_dataset") if options.do_eval else ("train_dataset",)
+    datasets = {key: builder.build_dataset(config, key) for key in keys}
+    model = builder.build_model(config, pretrained=checkpoint is None)
+    criteria = builder.build_criteria(config, model)
+    optimizer, schedule = builder.build_optimizer(config, model), builder.build_schedule(config)
+    fingerprint = run_fingerprint(options, len(datasets["train_dataset"]), config.plain())
+    state = TrainState(model, criteria, optimizer, schedule, options, fingerprint)
+    if checkpoint is not None:
+        state.resume(checkpoint, options)
+    if state.iteration < options.iters:
+        preflight.check_run(state, datasets, run_dir, options, builder.build_infer_options(config).eval_batch_size)
+    distributed.barrier()  # rank 0 alone looks at files
+    return state, datasets

@@ -12,7 +12,7 @@ from paddleseg.cvlibs.errors import WeightsError
 _DECAY = 0.999  # PaddleSeg's
 
 
-class AveragedWeights:
+class ModelEma:
     """Exponential moving averages of a model's parameters and running statistics.
 
     a = d a + (1 - d) w,   d = min(1 - 1 / (t + 1), 0.999),   after each iteration t = 1, 2, …
@@ -24,7 +24,7 @@ class AveragedWeights:
     """
 
     def __init__(self, model: nn.Layer):
-        self._averages = {name: _widened(value.detach()).clone() for name, value in _averaged(model).items()}
+        self._averages = {name: _to_float32(value.detach()).clone() for name, value in _averaged(model).items()}
 
     @paddle.no_grad()
     def update(self, model: nn.Layer, optimizer, iteration: int) -> None:
@@ -34,10 +34,10 @@ class AveragedWeights:
         for name, value in _averaged(model).items():
             average = self._averages[name]
             average.scale_(decay)
-            average.add_(_widened(masters.get(value.name, value)) * (1.0 - decay))
+            average.add_(_to_float32(masters.get(value.name, value)) * (1.0 - decay))
 
     def state(self, model: nn.Layer) -> Dict[str, np.ndarray]:
-        """The model's state_dict with the averages in it."""
+        """Return the model's state_dict with the averages in it."""
         return {name: self._averages.get(name, value).numpy() for name, value in model.state_dict().items()}
 
     def restore(self, weights: Mapping[str, np.ndarray], source: str) -> None:
@@ -53,8 +53,8 @@ class AveragedWeights:
             average.set_value(weights[name])
 
     @contextmanager
-    def in_place_of(self, model: nn.Layer) -> Iterator[None]:
-        """Inside, the model has the averages for weights; afterwards its own again."""
+    def apply_to(self, model: nn.Layer) -> Iterator[None]:
+        """Give the model the averages for weights inside the block; afterwards its own again."""
         own = {name: value.detach().clone() for name, value in _averaged(model).items()}
         _assign(model, self._averages)
         try:
@@ -67,7 +67,7 @@ def _averaged(model: nn.Layer) -> Dict[str, paddle.Tensor]:
     return {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
 
 
-def _widened(value: paddle.Tensor) -> paddle.Tensor:
+def _to_float32(value: paddle.Tensor) -> paddle.Tensor:
     return value if value.dtype in (paddle.float32, paddle.float64) else value.astype("float32")
 
 

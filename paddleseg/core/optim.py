@@ -8,9 +8,12 @@ import paddle.nn as nn
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
 
+# The loop sets the rate before each step; without it a step must not pass for one that trained.
+_UNSET_LR = float("nan")
+
 
 def trainable_parameters(model: nn.Layer) -> List[paddle.Tensor]:
-    """Those that aren't frozen: the others have neither state nor weight decay.
+    """Return those that aren't frozen: the others have neither state nor weight decay.
 
     Raises:
         ConfigError: there are none.
@@ -22,7 +25,7 @@ def trainable_parameters(model: nn.Layer) -> List[paddle.Tensor]:
 
 
 def parameter_group(name: str, lr_mult: float = 1.0, weight_decay_mult: float = 1.0) -> Tuple[str, float, float]:
-    """An item of `custom_cfg`: its arguments are the item's keys.
+    """Check an item of `custom_cfg`; its arguments are the item's keys.
 
     Args:
         name: of parameters that have this text anywhere in their names; "" is in every name.
@@ -36,7 +39,7 @@ def parameter_group(name: str, lr_mult: float = 1.0, weight_decay_mult: float = 
 
 def grouped_parameters(model: nn.Layer, weight_decay: float, backbone_lr_mult: Optional[float] = None,
                        custom_cfg: Optional[Sequence[dict]] = None) -> Union[List[paddle.Tensor], List[Dict]]:
-    """The parameters that aren't frozen, as an optimizer of Paddle takes them.
+    """Return the parameters that aren't frozen, as an optimizer of Paddle takes them.
 
     Args:
         backbone_lr_mult: factor of the learning rate of the backbone; short for
@@ -93,7 +96,7 @@ def SGD(model: nn.Layer, momentum: float = 0.0, weight_decay: float = 0.0, use_n
     if not 0 <= momentum < 1:
         raise ConfigError(f"optimizer: momentum {momentum} must be from 0 to below 1")
     return paddle.optimizer.Momentum(
-        learning_rate=0.0, momentum=momentum, use_nesterov=use_nesterov,
+        learning_rate=_UNSET_LR, momentum=momentum, use_nesterov=use_nesterov,
         parameters=grouped_parameters(model, weight_decay, backbone_lr_mult, custom_cfg),
         weight_decay=paddle.regularizer.L2Decay(float(weight_decay)) if weight_decay else None)
 
@@ -102,7 +105,7 @@ def SGD(model: nn.Layer, momentum: float = 0.0, weight_decay: float = 0.0, use_n
 def Momentum(model: nn.Layer, momentum: float = 0.9, weight_decay: float = 0.0, use_nesterov: bool = False,
              backbone_lr_mult: Optional[float] = None,
              custom_cfg: Optional[Sequence[dict]] = None) -> paddle.optimizer.Optimizer:
-    """`SGD` with a momentum of 0.9 unless told otherwise."""
+    """`SGD` with a momentum of 0.9 unless given."""
     return SGD(model, momentum, weight_decay, use_nesterov, backbone_lr_mult, custom_cfg)
 
 
@@ -116,7 +119,7 @@ def AdamW(model: nn.Layer, beta1: float = 0.9, beta2: float = 0.999, epsilon: fl
     see `grouped_parameters`.
     """
     return paddle.optimizer.AdamW(
-        learning_rate=0.0, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=float(weight_decay),
+        learning_rate=_UNSET_LR, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=float(weight_decay),
         parameters=grouped_parameters(model, weight_decay, backbone_lr_mult, custom_cfg))
 
 
@@ -132,7 +135,7 @@ def Adam(model: nn.Layer, beta1: float = 0.9, beta2: float = 0.999, epsilon: flo
     g * g. For `backbone_lr_mult` and `custom_cfg` see `grouped_parameters`.
     """
     return paddle.optimizer.Adam(
-        learning_rate=0.0, beta1=beta1, beta2=beta2, epsilon=epsilon,
+        learning_rate=_UNSET_LR, beta1=beta1, beta2=beta2, epsilon=epsilon,
         parameters=grouped_parameters(model, weight_decay, backbone_lr_mult, custom_cfg),
         weight_decay=paddle.regularizer.L2Decay(float(weight_decay)) if weight_decay else None)
 
@@ -152,7 +155,7 @@ class _Schedule:
         self.decay_iters = iters - warmup_iters
 
     def __call__(self, step: int) -> float:
-        """The learning rate of step 0, 1, … iters - 1."""
+        """Return the learning rate of step 0, 1, … iters - 1."""
         if step < self.warmup_iters:
             return self.warmup_start_lr + (self.learning_rate - self.warmup_start_lr) * step / self.warmup_iters
         return self.decay(step - self.warmup_iters)

@@ -24,54 +24,78 @@ import numpy as np
 import paddle
 import paddle.nn as nn
 
-from paddleseg.cvlibs.errors import ConfigError, RunError
+from paddleseg.core.options import check_precision
+from paddleseg.cvlibs.errors import RunError
 from paddleseg.utils import logger
 
-PRECISIONS, LEVELS = ("fp32", "fp16", "bf16"), ("O1", "O2")
 # From this compute capability on Paddle casts; on older GPUs it would warn and compute in float32.
 _CAPABILITIES = {"fp16": (7, 0), "bf16": (8, 0)}
-_FIRST_SCALE, _GROWTH_STEPS = 2.0 ** 16, 2000  # as Paddle and PyTorch have them
 
 
-def check_precision(precision: str, level: str) -> None:
-    """Raises ConfigError if there is no such precision or level, or the level has no effect."""
-    for name, value, known in ("precision", precision, PRECISIONS), ("amp_level", level, LEVELS):
-        if value not in known:
-            raise ConfigError(f"{name} {value!r} must be one of {', '.join(known)}")
-    if precision == "fp32" and level != "O1":
-        raise ConfigError(f"amp_level {level} takes effect only with precision fp16 or bf16")
+class LossScale:
+    """Factor of the loss in fp16, where gradients below 6e-8 are 0.
+
+    A step whose gradients overflow halves it, GROWTH_STEPS in a row without one double it.
+    """
+
+    FIRST, GROWTH_STEPS = 2.0 ** 16, 2000  # as Paddle and PyTorch have them
+
+    def __init__(self):
+        self.value, self.steps_since_change = self.FIRST, 0
+
+    def update(self, updated: bool) -> bool:
+        """Count a step, updated or skipped; returns whether the scale has changed.
+
+        Raises:
+            RunError: steps were skipped until losses weren't scaled up any more.
+        """
+        self.steps_since_change += 1
+        if updated and self.steps_since_change < self.GROWTH_STEPS:
+            return False
+        self.value, self.steps_since_change = self.value * (2.0 if updated else 0.5), 0
+        if self.value < 1.0:
+            raise RunError("gradients are infinite or NaN at every loss scale, so fp16 learns nothing any more; lower "
+                           "the learning rate, or take precision bf16 or fp32")
+        return True
+
+    def state(self) -> Dict[str, Union[float, int]]:
+        return {"loss_scale": self.value, "steps_since_change": self.steps_since_change}
+
+    def restore(self, state: Dict[str, Union[float, int]]) -> None:
+        self.value, self.steps_since_change = state["loss_scale"], state["steps_since_change"]
 
 
 class MixedPrecision:
-    """The precision of training steps.
+    """Precision of training steps.
 
     Args:
         precision: fp32, fp16 or bf16.
         level: O1 or O2.
         device: as paddle.get_device() says. On a CPU Paddle has no mixed precision; there it is off.
 
-    Attributes:
-        loss_scale: what losses are multiplied by. In fp16, where gradients below 6e-8 are 0, it is halved by a step
-            whose gradients overflow and doubled by 2000 steps in a row without one; else it is 1, as bf16 has
-            float32's range.
-
     Raises:
-        ConfigError: see `check_precision`.
+        ConfigError: there is no such precision or level, or the level has no effect.
         RunError: the GPU is too old for this precision.
     """
 
     def __init__(self, precision: str = "fp32", level: str = "O1", device: str = "cpu"):
         check_precision(precision, level)
         self._enabled = precision != "fp32" and device.startswith("gpu")
-        if self._enabled:
-            _check_gpu(precision)
-        elif precision != "fp32":
+        if self._enabled and precision not in possible_precisions():
+            major, minor = paddle.device.cuda.get_device_capability()
+            raise RunError(f"precision {precision}: this GPU, of compute capability {major}.{minor}, hasn't got it; "
+                           f"take {' or '.join(possible_precisions())}")
+        if precision != "fp32" and not self._enabled:
             logger.warning(f"precision {precision}: Paddle's mixed precision does nothing on a CPU; training in fp32")
         self._level, self._dtype = level, "bfloat16" if precision == "bf16" else "float16"
-        self.loss_scale = _FIRST_SCALE if self._enabled and precision == "fp16" else 1.0
-        self._steps_since_change = 0
+        self._scale = LossScale() if self._enabled and precision == "fp16" else None  # bf16 has float32's range
         # GradScaler would adapt it too, and say so: with a float() of an array that NumPy 2.4 makes a TypeError.
-        self._scaler = paddle.amp.GradScaler(self.loss_scale > 1.0, self.loss_scale, use_dynamic_loss_scaling=False)
+        self._scaler = paddle.amp.GradScaler(self._scale is not None, self.loss_scale, use_dynamic_loss_scaling=False)
+
+    @property
+    def loss_scale(self) -> float:
+        """The factor of losses; 1 but in fp16."""
+        return 1.0 if self._scale is None else self._scale.value
 
     def prepare(self, model: nn.Layer, optimizer) -> None:
         """At O2, cast weights in place and give the optimizer their masters; else do nothing.
@@ -92,11 +116,11 @@ class MixedPrecision:
                 optimizer._master_weights[parameter.name] = masters[parameter.name]
 
     def autocast(self) -> ContextManager:
-        """Around a forward pass in training."""
+        """Return the context of a forward pass in training."""
         return paddle.amp.auto_cast(enable=self._enabled, level=self._level, dtype=self._dtype)
 
     def evaluation(self) -> ContextManager:
-        """Around an evaluation amid training: float32 as in val.py, but at O2, where the weights aren't."""
+        """Return the context of an evaluation amid training: float32 as in val.py, but at O2, where weights aren't."""
         return self.autocast() if self._level == "O2" else nullcontext()
 
     def backward(self, loss: paddle.Tensor) -> None:
@@ -115,52 +139,32 @@ class MixedPrecision:
         self._scaler.step(optimizer)
         updated = not optimizer._get_auxiliary_var("found_inf")
         optimizer.clear_grad(set_to_zero=False)  # gone until the next backward pass, where memory is needed most
-        if self._scaler.is_enable():
-            self._adapt(updated)
+        if self._scale is not None and self._scale.update(updated):
+            self._scaler.set_init_loss_scaling(self._scale.value)
         return updated
 
-    def _adapt(self, updated: bool) -> None:
-        self._steps_since_change += 1
-        if updated and self._steps_since_change < _GROWTH_STEPS:
-            return
-        self._set_scale(self.loss_scale * (2.0 if updated else 0.5), 0)
-        if self.loss_scale < 1.0:
-            raise RunError("gradients are infinite or NaN at every loss scale, so fp16 learns nothing any more; lower "
-                           "the learning rate, or take precision bf16 or fp32")
-
-    def _set_scale(self, loss_scale: float, steps_since_change: int) -> None:
-        self.loss_scale, self._steps_since_change = loss_scale, steps_since_change
-        self._scaler.set_init_loss_scaling(loss_scale)
-
     def state(self) -> Dict[str, Union[float, int]]:
-        """The loss scale and how long it has held, for JSON; {} but in fp16."""
-        return {"loss_scale": self.loss_scale, "steps_since_change": self._steps_since_change} if (
-            self._scaler.is_enable()) else {}
+        """Return the loss scale and how long it has held, for JSON; {} but in fp16."""
+        return {} if self._scale is None else self._scale.state()
 
     def restore(self, state: Dict[str, Union[float, int]]) -> None:
-        """Go on from a `state`; says so if it is of another precision."""
-        in_fp16 = self._scaler.is_enable()
+        """Go on from a `state`; warn if it is of another precision."""
+        in_fp16 = self._scale is not None
         if in_fp16 and state:
-            self._set_scale(**state)
+            self._scale.restore(state)
+            self._scaler.set_init_loss_scaling(self._scale.value)
         elif in_fp16 or state:
             logger.warning(f"the checkpoint is {'not ' if in_fp16 else ''}of training in fp16, this run is"
                            f"{'' if in_fp16 else ' not'}; its loss scale is {self.loss_scale:g}")
 
 
 def float32_weights(model: nn.Layer, optimizer) -> Dict[str, np.ndarray]:
-    """The model's state_dict, with the optimizer's master in place of each weight in half precision."""
+    """Return the model's state_dict, with the optimizer's master in place of each weight in half precision."""
     masters = optimizer.state_dict().get("master_weights", {})
     return {name: masters.get(tensor.name, tensor).numpy() for name, tensor in model.state_dict().items()}
 
 
 def possible_precisions() -> List[str]:
-    """Of PRECISIONS those that this GPU has."""
+    """Return the precisions that this GPU has."""
     capability = tuple(paddle.device.cuda.get_device_capability())
-    return [name for name in PRECISIONS if capability >= _CAPABILITIES.get(name, (0, 0))]
-
-
-def _check_gpu(precision: str) -> None:
-    (major, minor), possible = paddle.device.cuda.get_device_capability(), possible_precisions()
-    if precision not in possible:
-        raise RunError(f"precision {precision}: this GPU, of compute capability {major}.{minor}, hasn't got it; take "
-                       f"{' or '.join(possible)}")
+    return ["fp32", *(name for name, needed in _CAPABILITIES.items() if capability >= needed)]

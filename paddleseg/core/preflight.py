@@ -1,18 +1,20 @@
-"""Checks before the first iteration: a run shouldn't end hours later for a reason that was there at its start.
+"""Fail-fast checks before training.
 
 Nothing here changes the run's directory, nor any state that the run depends on.
 """
 
 import os
 import tempfile
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, Sequence, Tuple
 
 import numpy as np
 import paddle
 import paddle.nn as nn
 from tqdm import tqdm
 
-from paddleseg.core import checkpoint, run_dir
+from paddleseg.core.options import TrainOptions
+from paddleseg.core.run_dir import RunDir
+from paddleseg.core.state import TrainState
 from paddleseg.cvlibs.errors import DataError, RunError
 from paddleseg.datasets import loader
 from paddleseg.datasets.loader import batches_per_epoch, preview_batches
@@ -23,82 +25,72 @@ PROGRESS_SEC = 2.0  # a check that takes longer shows its progress
 _SHOWN = 3  # missing files named in a message
 
 
-def check_run(train_dataset, val_dataset, model: nn.Layer, optimizer, options, save_dir: str,
-              start: Optional[int] = None, eval_batch_size: int = 1) -> None:
+def check_run(state: TrainState, datasets: Dict[str, object], run_dir: RunDir, options: TrainOptions,
+              eval_batch_size: int = 1) -> None:
     """Refuse a run that can't go well, and warn of one that may not.
 
-    Every process looks at the numbers, rank 0 alone at files. Its error ends the others too (utils/peers.py).
+    Every process looks at the numbers, rank 0 alone at files. Its error ends the others too.
 
     Args:
-        val_dataset: None for a run that doesn't evaluate.
-        options: the TrainOptions.
-        save_dir: it needn't exist yet.
-        start: the iteration that the run goes on from; None for a new one, which clears save_dir.
+        datasets: "train_dataset", and "val_dataset" of a run that evaluates.
+        run_dir: locked by rank 0.
         eval_batch_size: images of an evaluation that are read together.
 
     Raises:
         DataError: too few samples, a file is missing, or one of the samples read can't be used.
-        RunError: save_dir can't be written to, or not even two checkpoints fit there.
+        RunError: the run's directory can't be written to, or not even two checkpoints fit there.
     """
-    batches_per_epoch(train_dataset, options.batch_size, distributed.world_size(), options.repeats)
+    batches_per_epoch(datasets["train_dataset"], options.batch_size, distributed.world_size(), options.repeats)
+    val_dataset = datasets.get("val_dataset")
     if val_dataset is not None and (len(val_dataset) == 0 or val_dataset.mode == "test"):
         what = "is in mode test, without labels" if len(val_dataset) else "has no samples"
         raise DataError(f"val_dataset {what}, so nothing can be scored; give it some, or train without --do_eval")
     if distributed.rank() > 0:
         return
-    check_writable(save_dir)
-    check_disk_space(save_dir, model, optimizer, options, val_dataset is not None, start)
-    datasets = {"train_dataset": train_dataset, **({"val_dataset": val_dataset} if val_dataset is not None else {})}
+    check_writable(run_dir.path)
+    check_disk_space(state, run_dir, options)
     check_files(datasets)
-    batch_bytes = {"train_dataset": check_samples("train_dataset", train_dataset, options.batch_size, options)}
+    batch_bytes = {"train_dataset": check_samples("train_dataset", datasets["train_dataset"], options.batch_size,
+                                                  options)}
     if val_dataset is not None:  # sizes may differ there, so one at a time
         batch_bytes["val_dataset"] = check_samples("val_dataset", val_dataset, 1, options) * eval_batch_size
     warn_of_shared_memory(batch_bytes, options.num_workers)
 
 
-def nearest_existing(path: str) -> str:
-    """`path`, or the nearest of its parents that exists."""
-    path = os.path.abspath(path)
-    while not os.path.lexists(path):
-        path = os.path.dirname(path)
-    return path
-
-
 def check_writable(save_dir: str) -> None:
-    """Write and remove a file where save_dir is or will be made: permissions alone don't tell.
+    """Write and remove a file there: permissions alone don't tell.
 
     Raises:
         RunError: it can't be written.
     """
-    folder = nearest_existing(save_dir)
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with tempfile.TemporaryFile(dir=save_dir) as file:
             file.write(b"0")
     except OSError as error:
-        raise RunError(f"--save_dir {save_dir}: {folder} can't be written to ({error.strerror or error}); "
-                       f"name another --save_dir") from error
+        raise RunError(f"--save_dir {save_dir} can't be written to ({error.strerror or error}); name another "
+                       f"--save_dir") from error
 
 
 # ---- disk space -----------------------------------------------------------------------------------
 
-def check_disk_space(save_dir: str, model: nn.Layer, optimizer, options, evaluates: bool,
-                     start: Optional[int] = None) -> None:
+def check_disk_space(state: TrainState, run_dir: RunDir, options: TrainOptions) -> None:
     """Compare what the run's checkpoints will take with the room for them.
 
     Raises:
         RunError: the last checkpoint and the one being written, with the best model, don't fit.
     """
     interval = options.save_interval
-    saves = -(-options.iters // interval) - (start or 0) // interval  # the last iteration is saved too
-    weights, slots = weights_bytes(model) * (2 if options.use_ema else 1), slots_bytes(model, optimizer)
-    kept, best, cleared = found_in(save_dir, start)
-    room = free_bytes(save_dir) + cleared
+    saves = -(-options.iters // interval) - state.iteration // interval  # the last iteration is saved too
+    weights = weights_bytes(state.model) * (2 if options.use_ema else 1)
+    slots, usage = slots_bytes(state.model, state.optimizer), run_dir.usage(state.resumed and state.iteration)
+    room = free_bytes(run_dir.path) + usage.cleared
 
     def needed(keep: int) -> int:
-        return growth(saves, keep, weights + slots, weights if evaluates else 0, kept, best)
+        return peak_disk_usage(saves, keep, weights + slots, weights if options.do_eval else 0, usage.kept, usage.best)
 
-    size = f"a checkpoint takes {_gib(weights + slots)}" + (f", the best model {_gib(weights)}" if evaluates else "")
-    where = f"--save_dir {save_dir} has room for {_gib(room)}"
+    size = f"a checkpoint takes {_gib(weights + slots)}" + (
+        f", the best model {_gib(weights)}" if options.do_eval else "")
+    where = f"--save_dir {run_dir.path} has room for {_gib(room)}"
     if needed(1) > room:
         raise RunError(f"{where}, but the run needs {_gib(needed(1))} even with --keep_checkpoint_max 1 ({size}); make "
                        f"room, or name another --save_dir")
@@ -114,59 +106,26 @@ def _gib(size: int) -> str:
     return f"{size / 2 ** 30:.3g} GiB"
 
 
+def free_bytes(folder: str) -> int:
+    """Return what this user may still write on the file system of a folder."""
+    stat = os.statvfs(folder)
+    return stat.f_bavail * stat.f_frsize
+
+
 def weights_bytes(model: nn.Layer) -> int:
-    """Bytes of parameters and buffers."""
+    """Return the bytes of parameters and buffers."""
     return sum(value.size * value.element_size() for value in model.state_dict().values())
 
 
 def slots_bytes(model: nn.Layer, optimizer) -> int:
-    """Bytes of the optimizer's state, once it has made a step."""
-    trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
-    return slots_per_parameter(optimizer) * sum(value.size * value.element_size() for value in trained)
+    """Return the bytes of the optimizer's state once it has made a step; one that isn't known counts as Adam does."""
+    trained = sum(value.size * value.element_size() for value in model.parameters() if not value.stop_gradient)
+    return trained * {paddle.optimizer.SGD: 0, paddle.optimizer.Momentum: 1}.get(type(optimizer), 2)
 
 
-def slots_per_parameter(optimizer) -> int:
-    """How many arrays of its size an optimizer keeps for each parameter.
-
-    Paddle makes them at the first step, and nothing says before which ones. So another optimizer of the same class
-    takes a step, on a parameter of its own. One that can't be made so counts as Adam does.
-    """
-    with paddle.utils.unique_name.guard():  # leaves the names of other parameters as they are
-        probe = paddle.create_parameter([7], "float32", default_initializer=nn.initializer.Constant(0.0))
-        probe.sum().backward()
-        try:
-            twin = type(optimizer)(learning_rate=0.0, parameters=[probe])
-            twin.step()
-        except TypeError:
-            return 2
-    return sum(list(value.shape) == [7] for value in twin.state_dict().values() if isinstance(value, paddle.Tensor))
-
-
-def found_in(save_dir: str, start: Optional[int]) -> Tuple[List[int], int, int]:
-    """Bytes in a directory of: each checkpoint that a run keeps at first, oldest first; the best model; and all that
-    is deleted when the run begins."""
-    if not os.path.isdir(save_dir):
-        return [], 0, 0
-    kept = [path for path in checkpoint.list_checkpoints(save_dir)
-            if start is not None and checkpoint.iteration_of(path) <= start]
-    best = os.path.join(save_dir, checkpoint.BEST)
-    all_bytes = sum(_tree_bytes(entry.path) for entry in os.scandir(save_dir) if run_dir.holds_weights(entry.name))
-    kept_bytes, best_bytes = [_tree_bytes(path) for path in kept], _tree_bytes(best) if start is not None else 0
-    return kept_bytes, best_bytes, all_bytes - sum(kept_bytes) - best_bytes
-
-
-def _tree_bytes(folder: str) -> int:
-    return sum(os.path.getsize(os.path.join(path, name)) for path, _, names in os.walk(folder) for name in names)
-
-
-def free_bytes(save_dir: str) -> int:
-    """What this user may still write on the file system that save_dir is or will be on."""
-    state = os.statvfs(nearest_existing(save_dir))
-    return state.f_bavail * state.f_frsize
-
-
-def growth(saves: int, keep: int, checkpoint_bytes: int, best_bytes: int, kept: Sequence[int], best: int) -> int:
-    """Bytes that a directory grows by at most while a run saves.
+def peak_disk_usage(saves: int, keep: int, checkpoint_bytes: int, best_bytes: int, kept: Sequence[int],
+                    best: int) -> int:
+    """Return the bytes that a directory grows by at most while a run saves.
 
     Each time the new checkpoint is written beside the old ones, those beyond `keep` are removed, and then the new best
     model is written beside the old one.
@@ -190,7 +149,7 @@ def growth(saves: int, keep: int, checkpoint_bytes: int, best_bytes: int, kept: 
 # ---- data -----------------------------------------------------------------------------------------
 
 def check_files(datasets: Dict[str, object]) -> None:
-    """Look for every file of the data sets that haven't done so when they were made, as a `Listing` does.
+    """Look for every file of the data sets that didn't do so when they were made, as a `Listing` does.
 
     Raises:
         DataError: with the number of missing files, and the first few.
@@ -212,7 +171,7 @@ def _unchecked_files(dataset) -> Iterator[str]:
 
 
 def _without_existing(files: Sequence[Tuple[str, str]]) -> Iterator[Tuple[str, str]]:
-    """Those of the (data set, path) that don't exist.
+    """Yield those of the (data set, path) that don't exist.
 
     Each folder is listed once: on a network file system that is much quicker than to ask for every file.
     """
@@ -249,7 +208,7 @@ def check_samples(name: str, dataset, batch_size: int, options) -> int:
 
 
 def warn_of_shared_memory(batch_bytes: Dict[str, int], num_workers: int) -> None:
-    """Say so where the batches that workers hold ready don't fit; the workers of training stay during evaluations.
+    """Warn where the batches that workers hold ready don't fit; the workers of training stay during evaluations.
 
     Args:
         batch_bytes: of each data set.

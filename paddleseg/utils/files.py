@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import shutil
-from typing import Dict, Iterator, Optional, Sequence
+from typing import Collection, Dict, Iterator, Optional, Sequence, Set
 
 TEMPORARY, BACKUP = ".tmp", ".old"
 SUMS = "SHA256SUMS"
@@ -114,6 +114,38 @@ def lock(descriptor: int, wait: bool = False) -> bool:
     return True
 
 
+_locked: Set[int] = set()  # descriptors of this process's locked directories
+
+
+@contextlib.contextmanager
+def locked_directory(path: str) -> Iterator[bool]:
+    """Lock a directory inside the block; yields False if another process holds it.
+
+    Processes that this one forks don't hold it, so that one that outlives it for a moment keeps nobody out.
+    """
+    folder = os.open(path, os.O_RDONLY)
+    _locked.add(folder)
+    try:
+        try:
+            is_free = lock(folder)
+        except OSError:  # a file system without locks
+            is_free = True
+        yield is_free
+    finally:
+        _locked.discard(folder)
+        os.close(folder)
+
+
+def _unlock_in_child() -> None:
+    for descriptor in _locked:
+        os.close(descriptor)
+    _locked.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_unlock_in_child)
+
+
 def sha256(path: str) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
@@ -147,13 +179,12 @@ def damage(directory: str, names: Sequence[str]) -> Optional[str]:
     return None
 
 
-def is_listed(path: str) -> bool:
-    """Return whether checksums lie beside a file that name it."""
-    folder, name = os.path.split(os.path.abspath(path))
+def listed(directory: str) -> Collection[str]:
+    """Return the names of the files in a directory that have checksums there."""
     try:
-        return name in _read_sums(folder)
+        return _read_sums(directory).keys()
     except (OSError, UnicodeDecodeError):
-        return False
+        return ()
 
 
 def _read_sums(directory: str) -> Dict[str, str]:

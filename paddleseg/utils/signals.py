@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish to stop, so that a preempted run saves before it ends."""
+"""Graceful stop on SIGTERM and SIGINT, so that a preempted run saves before it ends."""
 
 import contextlib
 import os
@@ -16,7 +16,8 @@ class StopSignals:
     """Inside, SIGTERM and Ctrl-C only set `requested`, the signal's name; a second Ctrl-C stops at once.
 
     `paddle` puts a handler of its own in place when it is imported, so enter this after the import. Launchers
-    repeat SIGTERM, so a second one says nothing new.
+    repeat SIGTERM, so a second one says nothing new. The one that was entered is `active`, as signals belong to the
+    process.
     """
 
     def __init__(self):
@@ -25,11 +26,15 @@ class StopSignals:
         self._before = {}
 
     def __enter__(self) -> "StopSignals":
+        global active
+        active = self
         if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
             self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
+        global active
+        active = StopSignals()
         for number, handler in self._before.items():
             # A launcher repeats SIGTERM; it must not end a stopped process before its exit code.
             ignored = self.requested and number == signal.SIGTERM
@@ -40,18 +45,19 @@ class StopSignals:
             raise self.interrupted(f"it failed while stopping ({error})") from error
 
     @contextlib.contextmanager
-    def at_once(self, detail: str, way_out: str = _GO_ON) -> Iterator[None]:
+    def interruptible(self, detail: str, hint: str = _GO_ON) -> Iterator[None]:
         """Inside, the first signal raises Interrupted wherever the process is, an earlier one at entry."""
-        self._raise_with = detail, way_out
+        self._raise_with = detail, hint
         try:
             if self.requested:
-                raise self.interrupted(detail, way_out)
+                raise self.interrupted(detail, hint)
             yield
         finally:
             self._raise_with = None
 
-    def interrupted(self, detail: str, way_out: str = _GO_ON) -> Interrupted:
-        return Interrupted(f"stopped by {self.requested}: {detail}; {way_out}")
+    def interrupted(self, detail: str, hint: str = _GO_ON) -> Interrupted:
+        self.requested = self.requested or "a signal to another process"
+        return Interrupted(f"stopped by {self.requested}: {detail}; {hint}")
 
     def _handle(self, number: int, frame) -> None:
         first, self.requested = self.requested is None, self.requested or signal.Signals(number).name
@@ -63,3 +69,6 @@ class StopSignals:
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
             with contextlib.suppress(OSError):  # the same Ctrl-C has ended `2>&1 | tee log`
                 os.write(2, f"\n{self.requested}: finishing this iteration, then saving{again}\n".encode())
+
+
+active = StopSignals()  # asks nobody to stop until one is entered

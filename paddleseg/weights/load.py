@@ -79,8 +79,8 @@ def load_weights(layer, path: str, allow_unexpected: Sequence[str] = ()) -> str:
         WeightsError: the file can't be read, isn't the one that was saved (where checksums lie beside it), or doesn't
             fit; nothing is loaded then.
     """
-    if files.is_listed(path):
-        folder, name = os.path.split(os.path.abspath(path))
+    folder, name = os.path.split(os.path.abspath(path))
+    if name in files.listed(folder):
         error = files.damage(folder, [name])
         if error:
             raise WeightsError(f"{folder}: {error}; take another checkpoint, or delete {files.SUMS} there if the file "

@@ -157,7 +157,9 @@ def run(name: str, package: Path, scratch: Path) -> Result:
     import numpy as np
 
     from paddleseg import builder, plugins
-    from paddleseg.core.train import train
+    from paddleseg.core.run_dir import RunDir
+    from paddleseg.core.state import TrainState, run_fingerprint
+    from paddleseg.core.train import train, training_batches
     from paddleseg.core.val import evaluate
     from paddleseg.cvlibs.config import load_config
 
@@ -166,8 +168,10 @@ def run(name: str, package: Path, scratch: Path) -> Result:
     model = builder.build_model(config)
     before = [value.numpy() for value in model.parameters()]
     datasets = [builder.build_dataset(config, key) for key in ("train_dataset", "val_dataset")]
-    train(model, builder.build_criteria(config, model), builder.build_optimizer(config, model),
-          builder.build_schedule(config), datasets[0], builder.build_train_options(config), str(scratch))
+    options, run_dir = builder.build_train_options(config), RunDir(str(scratch))
+    state = TrainState(model, builder.build_criteria(config, model), builder.build_optimizer(config, model),
+                       builder.build_schedule(config), options, run_fingerprint(options, len(datasets[0])))
+    train(state, training_batches(datasets[0], options), None, run_dir, options)
     if all(np.array_equal(old, new.numpy()) for old, new in zip(before, model.parameters())):
         raise AssertionError("two iterations have changed no parameter")
     scores = evaluate(model, datasets[1])
