@@ -17,21 +17,15 @@ STEPS = 10
 SIZE = inputs.SIZES[0]
 
 
-def main() -> None:
-    args = step.parse_args(__doc__)
-    step.set_threads(args)
-    log = step.Log(args, "bp_align")
-    setup = inputs.Setup(depth=args.depth)
-    side = step.open_side(args, setup, step.random_weights(args, setup))
-    for number in range(STEPS):
-        losses = side.backward(inputs.images(SIZE, args.dtype, seed=number), inputs.label(SIZE, seed=number))
+def log_steps(log: step.Log, side, steps: int = STEPS) -> None:
+    for number in range(steps):
+        losses = side.backward(inputs.images(SIZE, log.dtype, seed=number), inputs.label(SIZE, seed=number))
         log.add_all(f"step{number}", losses)
         if number == 0:
             log.add_all("gradient", side.gradients())
         log.add(f"step{number}/lr", side.update())
     log.add_all("state", side.state())
-    log.save()
 
 
 if __name__ == "__main__":
-    main()
+    step.run(__doc__, "bp_align", log_steps, lambda args: inputs.Setup(depth=args.depth))

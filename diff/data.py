@@ -1,4 +1,4 @@
-"""Data: the training pipeline on 20 drawn scenes, from files to what the network takes.
+"""Data: the training pipeline on 20 synthetic scenes, from files to what the network takes.
 
     python diff/data.py --side torch --reference mmseg      # first: records the random decisions
     python diff/data.py --side paddle --reference mmseg     # replays them
@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -23,23 +23,6 @@ from diff import inputs, paddleseg_reference, step
 
 SEED = 20
 DECISIONS = "data_decisions.json"
-
-
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", required=True, choices=("paddle", "torch"),
-                        help="paddle: this toolkit; torch: the reference, which must have run before")
-    parser.add_argument("--reference", default="mmseg", choices=("mmseg", "paddleseg"), help="default: mmseg")
-    parser.add_argument("--dtype", default="float32", choices=("float32",), help="images are float32 everywhere")
-    parser.add_argument("--output", help="folder of the logs; default: diff/output/<reference>_<dtype>")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: all cores that the process may use")
-    parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"),
-                        help="of the scenes; default: 1024 2048")
-    parser.add_argument("--num_scenes", type=int, default=20, help="default: 20")
-    parser.add_argument("--paddleseg", metavar="DIR", help=f"PaddleSeg's folder; default: {paddleseg_reference.FOLDER}")
-    args = parser.parse_args(argv)
-    args.output = Path(args.output or inputs.ROOT / "diff" / "output" / f"{args.reference}_{args.dtype}")
-    return args
 
 
 def draw_scenes(root: Path, size: Tuple[int, int], count: int) -> None:
@@ -117,8 +100,7 @@ def record_paddleseg(root: Path, args: argparse.Namespace) -> Iterator[Dict]:
     """PaddleSeg's data set and transforms."""
     config = paddleseg_reference.load_recipe()
     config["train_dataset"]["dataset_root"] = str(root)
-    reply = paddleseg_reference.run({"job": "data", "config": config, "num_scenes": args.num_scenes, "seed": SEED},
-                                    args.paddleseg)
+    reply = paddleseg_reference.run({"job": "data", "config": config, "num_scenes": args.num_scenes, "seed": SEED})
     for number, scene in enumerate(reply["scenes"]):
         yield {**scene, "image": reply["images"][str(number)], "label": reply["labels"][str(number)]}
 
@@ -127,7 +109,7 @@ def record_paddleseg(root: Path, args: argparse.Namespace) -> Iterator[Dict]:
 
 
 def replay(root: Path, args: argparse.Namespace) -> Iterator[Dict]:
-    """Our recipe's data set, its random transforms led by the recorded decisions."""
+    """Our recipe's data set, its random transforms replaying the recorded decisions."""
     from paddleseg import builder
     from paddleseg.cvlibs.errors import RunError
     from paddleseg.transforms import Compose
@@ -142,12 +124,12 @@ def replay(root: Path, args: argparse.Namespace) -> Iterator[Dict]:
     transforms = dataset.transforms.transforms
     indices = {Path(image).name: index for index, (image, _) in enumerate(dataset.file_list)}
     for scene in scenes:
-        dataset.transforms = Compose(led_by(transforms, scene["decisions"]))
+        dataset.transforms = Compose(replay_with(transforms, scene["decisions"]))
         sample = dataset.sample(indices[scene["name"]], rng=np.random.default_rng(SEED))
         yield {"image": sample["img"], "label": sample["label"]}
 
 
-def led_by(transforms: Sequence, decisions: Dict) -> List:
+def replay_with(transforms: Sequence, decisions: Dict) -> List:
     """The transforms with each random one's decision taken from `decisions`, by the transform's name.
 
     Raises:
@@ -170,8 +152,10 @@ def normalisation(reference: str) -> Tuple[np.ndarray, np.ndarray]:
     return tuple(np.reshape(section[key], (3, 1, 1)) * 255 for key in ("mean", "std"))
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
+def main() -> None:
+    args = step.parse_args(__doc__, [
+        ("--size", dict(type=int, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"), help="of the scenes")),
+        ("--num_scenes", dict(type=int, default=20, help="default: 20"))], ("float32",), ("mmseg", "paddleseg"))
     step.set_threads(args)
     root = inputs.ROOT / "diff" / "output" / f"scenes_{args.num_scenes}_{args.size[0]}x{args.size[1]}"
     draw_scenes(root, args.size, args.num_scenes)

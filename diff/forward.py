@@ -13,19 +13,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from diff import inputs, step
 
 
-def main() -> None:
-    args = step.parse_args(__doc__)
-    step.set_threads(args)
-    log = step.Log(args, "forward")
-    setup = inputs.Setup(depth=args.depth)
-    side = step.open_side(args, setup, step.random_weights(args, setup))
-    for size in inputs.SIZES:
-        images = inputs.images(size, args.dtype)
+def log_stages(log: step.Log, side, sizes=inputs.SIZES) -> None:
+    for size in sizes:
+        images = inputs.images(size, log.dtype)
         for mode in ("train", "eval"):
-            stages = side.forward(images, train=mode == "train")
-            log.add_all(f"{size[0]}x{size[1]}/{mode}", stages)
-    log.save()
+            log.add_all(f"{size[0]}x{size[1]}/{mode}", side.forward(images, train=mode == "train"))
 
 
 if __name__ == "__main__":
-    main()
+    step.run(__doc__, "forward", log_stages, lambda args: inputs.Setup(depth=args.depth))

@@ -16,18 +16,13 @@ from diff import inputs, step
 CROP = (512, 1024)
 
 
-def main() -> None:
-    args = step.parse_args(__doc__)
-    step.set_threads(args)
-    log = step.Log(args, "loss")
-    setup = inputs.Setup(depth=inputs.REFERENCES[args.reference].small_depth, base_channels=8, mid_channels=16)
-    side = step.open_side(args, setup, step.random_weights(args, setup))
-    for size in (*inputs.SIZES, CROP):
-        logits = inputs.logits(size, args.dtype)
+def log_losses(log: step.Log, side, sizes=(*inputs.SIZES, CROP)) -> None:
+    for size in sizes:
+        logits = inputs.logits(size, log.dtype)
         for name, label in inputs.loss_cases(size)[:1 if size == CROP else None]:
             log.add_all(f"{size[0]}x{size[1]}/{name}", side.losses(logits, label))
-    log.save()
 
 
 if __name__ == "__main__":
-    main()
+    step.run(__doc__, "loss", log_losses, lambda args: inputs.Setup(
+        depth=inputs.REFERENCES[args.reference].small_depth, base_channels=8, mid_channels=16))

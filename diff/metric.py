@@ -14,7 +14,6 @@ five). PaddleSeg gives an absent class the score 0, where the others leave it ou
 compared for all_classes alone.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
@@ -33,20 +32,6 @@ ONLY_LABELLED = 7
 ONLY_PREDICTED = 9
 
 Images = Tuple[np.ndarray, np.ndarray]
-
-
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", required=True, choices=("paddle", "torch"),
-                        help="paddle: this toolkit; torch: the reference")
-    parser.add_argument("--reference", default="mmseg", choices=("mmseg", "paddleseg"), help="default: mmseg")
-    parser.add_argument("--dtype", default="float64", choices=("float64",), help="scores are float64")
-    parser.add_argument("--output", help="folder of the logs; default: diff/output/<reference>_<dtype>")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: all cores that the process may use")
-    parser.add_argument("--paddleseg", metavar="DIR", help=f"PaddleSeg's folder; default: {paddleseg_reference.FOLDER}")
-    args = parser.parse_args(argv)
-    args.output = Path(args.output or inputs.ROOT / "diff" / "output" / f"{args.reference}_{args.dtype}")
-    return args
 
 
 def cases() -> Dict[str, Images]:
@@ -116,7 +101,7 @@ def score_mmseg(predictions: np.ndarray, labels: np.ndarray) -> Dict[str, np.nda
                for name, value in metric.evaluate(len(predictions)).items()}}
 
 
-def score_paddleseg(images: Dict[str, Images], folder: Optional[str]) -> Dict[str, Dict[str, np.ndarray]]:
+def score_paddleseg(images: Dict[str, Images], folder: Optional[str] = None) -> Dict[str, Dict[str, np.ndarray]]:
     """By PaddleSeg's metrics, {case: scores}."""
     worker = paddleseg_reference.Worker(folder)
     try:
@@ -130,8 +115,8 @@ def score_paddleseg(images: Dict[str, Images], folder: Optional[str]) -> Dict[st
 AREAS: List[str] = ["intersection", "prediction", "label"]
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
+def main() -> None:
+    args = step.parse_args(__doc__, (), ("float64",), ("mmseg", "paddleseg"))
     step.set_threads(args)
     log = step.Log(args, "metric")
     images = cases()
@@ -140,7 +125,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     elif args.reference == "mmseg":
         scores = {case: score_mmseg(*pair) for case, pair in images.items()}
     else:
-        scores = score_paddleseg(images, args.paddleseg)
+        scores = score_paddleseg(images)
     for case, found in scores.items():
         is_partial = args.reference == "paddleseg" and case == "absent_classes"
         log.add_all(case, {name: found[name] for name in (AREAS if is_partial else found)})

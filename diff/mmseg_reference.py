@@ -43,7 +43,7 @@ from mmseg.utils import register_all_modules  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 
 from diff.inputs import Setup  # noqa: E402
-from paddleseg.weights import dialects  # noqa: E402
+from diff.torch_side import TorchSide  # noqa: E402
 
 
 class _FloatMeansDouble(TorchFunctionMode):
@@ -76,30 +76,28 @@ def load_config(setup: Setup) -> Config:
     return config
 
 
-class Side:
-    """mmsegmentation's EncNet with given weights of ours; the methods are those of `ours.PaddleSide`."""
+class Side(TorchSide):
+    """mmsegmentation's EncNet with given weights of ours."""
+
+    dialect = "mmseg"
 
     def __init__(self, setup: Setup, weights: Mapping[str, np.ndarray], dtype: str):
         register_all_modules(init_default_scope=True)
         config = load_config(setup)
         self.model = revert_sync_batchnorm(MODELS.build(config.model)).to(getattr(torch, dtype))
-        load(self.model, weights)
+        self.load(weights)
         self.casts = _FloatMeansDouble if dtype == "float64" else contextlib.nullcontext
         self.optim_wrapper = build_optim_wrapper(self.model, config.optim_wrapper)
         self.scheduler = PARAM_SCHEDULERS.build(
             dict(config.param_scheduler[0]), default_args={"optimizer": self.optim_wrapper})
 
-    def forward(self, images: np.ndarray, train: bool) -> Dict[str, np.ndarray]:
-        self.model.train(train)
-        found = {}
+    def stages(self, images: torch.Tensor, train: bool) -> Dict[str, torch.Tensor]:
+        found: Dict[str, torch.Tensor] = {}
         hooks = self._watch(found, train)
-        kept = {name: value.clone() for name, value in self.model.state_dict().items()}
-        with torch.no_grad():
-            found.update(self._outputs(torch.from_numpy(images), train))
+        found.update(self._outputs(images, train))
         for hook in hooks:
             hook.remove()
-        self.model.load_state_dict(kept)
-        return {name: value.numpy() for name, value in found.items()}
+        return found
 
     def _outputs(self, images: torch.Tensor, train: bool) -> Dict[str, torch.Tensor]:
         size = tuple(images.shape[2:])
@@ -157,45 +155,12 @@ class Side:
         self.optim_wrapper.backward(total)
         return losses
 
-    def gradients(self) -> Dict[str, np.ndarray]:
-        gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
-        # Weights are renamed as a whole, so the buffers go along.
-        renamed = in_our_names({**self.model.state_dict(), **gradients})
-        return {name: value for name, value in renamed.items() if not name.endswith(("._mean", "._variance"))}
-
     def update(self) -> float:
         lr = self.optim_wrapper.get_lr()["lr"][0]
         self.optim_wrapper.step()
         self.optim_wrapper.zero_grad()
         self.scheduler.step()
         return lr
-
-    def state(self) -> Dict[str, np.ndarray]:
-        return in_our_names(self.model.state_dict())
-
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        return self.forward(images, train=False)["seg"].argmax(axis=1)
-
-
-def load(model: torch.nn.Module, weights: Mapping[str, np.ndarray]) -> None:
-    """Load weights of ours; PyTorch's counters of batches are all that may be missing.
-
-    Raises:
-        RuntimeError: names or shapes don't fit.
-    """
-    state = {name: torch.from_numpy(np.ascontiguousarray(value))
-             for name, value in dialects.convert_from_paddleseg(weights, "mmseg").items()}
-    counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
-    model.load_state_dict({**state, **counters}, strict=True)
-
-
-def in_our_names(tensors: Mapping[str, torch.Tensor]) -> Dict[str, np.ndarray]:
-    """Copies in our names and layout, without the counters."""
-    arrays = {name: value.detach().numpy().copy() for name, value in tensors.items()}
-    renamed, dialect = dialects.convert_to_paddleseg(arrays)
-    if dialect != "mmseg":
-        raise RuntimeError(f"mmsegmentation's own weights were recognised as {dialect}")
-    return {name: np.ascontiguousarray(value) for name, value in renamed.items()}
 
 
 def data_samples(label: np.ndarray) -> List[SegDataSample]:

@@ -89,32 +89,20 @@ MUTATIONS = (
 
 def log_side(side: str, output: str) -> None:
     """Write what diff/forward.py, diff/loss.py and diff/bp_align.py write, of a small network."""
-    from diff import inputs, step
+    from diff import bp_align, forward, inputs, loss, step
 
     args = argparse.Namespace(side=side, reference=REFERENCE, dtype=DTYPE, output=Path(output), threads=1)
     step.set_threads(args)
-    size = inputs.SIZES[0]
     # As many channels as codewords, so that a transposed encoding runs.
     setup = inputs.Setup(depth=50, base_channels=8, mid_channels=32, aux_channels=16)
     network = step.open_side(args, setup, step.random_weights(args, setup))
-    log = step.Log(args, "forward")
-    for mode in ("train", "eval"):
-        stages = network.forward(inputs.images(size, DTYPE), train=mode == "train")
-        log.add_all(f"{size[0]}x{size[1]}/{mode}", stages)
-    log.save()
-    log = step.Log(args, "loss")
-    for name, label in inputs.loss_cases(size):
-        log.add_all(f"{size[0]}x{size[1]}/{name}", network.losses(inputs.logits(size, DTYPE), label))
-    log.save()
-    log = step.Log(args, "bp_align")
-    for number in range(OPTIMIZER_STEPS):
-        batch = inputs.images(size, DTYPE, seed=number), inputs.label(size, seed=number)
-        log.add_all(f"step{number}", network.backward(*batch))
-        if number == 0:
-            log.add_all("gradient", network.gradients())
-        log.add(f"step{number}/lr", network.update())
-    log.add_all("state", network.state())
-    log.save()
+    sizes = inputs.SIZES[:1]
+    for name, fill in (("forward", lambda log: forward.log_stages(log, network, sizes)),
+                       ("loss", lambda log: loss.log_losses(log, network, sizes)),
+                       ("bp_align", lambda log: bp_align.log_steps(log, network, OPTIMIZER_STEPS))):
+        log = step.Log(args, name)
+        fill(log)
+        log.save()
 
 
 # Mutants.
@@ -135,6 +123,7 @@ class Outcome(NamedTuple):
         if self.crash:
             return f"DID NOT RUN  {self.mutation.name}: {self.crash}"
         return f"{'caught      ' if self.is_caught else 'SURVIVED    '} {self.mutation.name}: {self.difference}"
+
 
 def copy_tree(target: Path) -> Path:
     """A copy of what the steps import and read, without compiled files, which a quick change could outlive."""

@@ -1,7 +1,7 @@
 """Reference `paddleseg`: PaddleSeg 2.8.0's own code, in a process of its own.
 
 Its package has this toolkit's name, so the two can't share a process: `Worker` starts this file as a script
-with PaddleSeg's folder first on sys.path, and exchanges .npz files with it. The Makefile installs it.
+with PaddleSeg's folder first on sys.path, and exchanges pickled dicts with it. The Makefile installs it.
 
 What is done to PaddleSeg, which is of 2023, and nothing else:
     scikit-learn, which only its area under the ROC curve needs, is an empty module;
@@ -15,8 +15,8 @@ What is done to PaddleSeg, which is of 2023, and nothing else:
 """
 
 import contextlib
-import json
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -31,36 +31,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "configs/encnet/encnet_resnet101_os8_cityscapes_1024x512_80k.yml"
 FOLDER = ".venv-paddleseg"  # where the Makefile puts it
 TERMS = ("seg", "aux", "se")  # the outputs of the network in training, and their losses
-_VALUES = "values"  # the entry of a message's file that holds what isn't an array, as JSON
-
-
-# Files: a message is a dict of arrays, of dicts of arrays, and of anything that JSON can hold.
-
-
-def write_message(path: str, message: Dict) -> None:
-    """Write a message; an array in a dict is stored as "key/name"."""
-    arrays, values = {}, {}
-    for key, value in message.items():
-        if isinstance(value, np.ndarray):
-            arrays[key] = value
-        elif isinstance(value, dict) and value and all(isinstance(item, np.ndarray) for item in value.values()):
-            arrays.update({f"{key}/{name}": item for name, item in value.items()})
-        else:
-            values[key] = value
-    np.savez(path, **arrays, **{_VALUES: np.array(json.dumps(values))})
-
-
-def read_message(path: str) -> Dict:
-    """Read what `write_message` wrote; no pickled object is accepted."""
-    with np.load(path, allow_pickle=False) as stored:
-        message = json.loads(str(stored[_VALUES]))
-        for entry in stored.files:
-            key, slash, name = entry.partition("/")
-            if slash:
-                message.setdefault(key, {})[name] = stored[entry]
-            elif entry != _VALUES:
-                message[entry] = stored[entry]
-    return message
 
 
 # The caller's half, in the process of this toolkit.
@@ -76,8 +46,7 @@ def find_folder(folder: Optional[str] = None) -> str:
 
     folder = os.path.abspath(folder or ROOT / FOLDER)
     if not os.path.isfile(os.path.join(folder, "paddleseg", "models", "encnet.py")):
-        raise RunError(f"{folder} holds no PaddleSeg; `make align-env` puts it into {FOLDER}, or name its folder with "
-                       "--paddleseg")
+        raise RunError(f"{folder} holds no PaddleSeg; `make align-env` puts it into {FOLDER}")
     return folder
 
 
@@ -115,34 +84,33 @@ class Worker:
         self._scratch = tempfile.TemporaryDirectory(prefix="paddleseg_")
         self.scratch = self._scratch.name
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        with open(self._path("said.txt"), "w") as said:
+        self._said = Path(self.scratch, "said.txt")
+        with open(self._said, "w") as said:
             self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).resolve()), folder], cwd=self.scratch, env=environment, text=True,
+                [sys.executable, str(Path(__file__).resolve()), folder], cwd=self.scratch, env=environment,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
 
-    def _path(self, name: str) -> str:
-        return os.path.join(self.scratch, name)
-
     def ask(self, job: str, **request) -> Dict:
-        """What PaddleSeg's half gives for one of JOBS; see there.
+        """Ask PaddleSeg's half for one of JOBS; see there.
 
         Raises:
             RunError: the job failed, with the last line that PaddleSeg's process said.
         """
         from paddleseg.cvlibs.errors import RunError
 
-        write_message(self._path("request.npz"), request)
-        with contextlib.suppress(BrokenPipeError):
-            print(job, file=self._process.stdin, flush=True)
-        if self._process.stdout.readline().strip() != "done":
+        try:
+            pickle.dump((job, request), self._process.stdin)
+            self._process.stdin.flush()
+            return pickle.load(self._process.stdout)
+        except (BrokenPipeError, EOFError):
             self._process.wait()
-            said = Path(self._path("said.txt")).read_text(errors="replace").strip().splitlines() or ["nothing"]
-            raise RunError(f"PaddleSeg's process failed at {job}: {said[-1]}")
-        return read_message(self._path("reply.npz"))
+            said = self._said.read_text(errors="replace").strip().splitlines() or ["nothing"]
+            raise RunError(f"PaddleSeg's process failed at {job}: {said[-1]}") from None
 
     def close(self) -> None:
         """End the process and remove its files."""
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
         self._scratch.cleanup()
@@ -554,13 +522,15 @@ JOBS = {"configure": _network.configure, "build": _network.build, "forward": _ne
 
 
 def answer_requests(folder: str) -> None:
-    """For each job named on standard input: read request.npz, write reply.npz, say "done"."""
-    replies = os.fdopen(os.dup(1), "w")
+    """For each pickled (job, request) on standard input, write a pickled reply to standard output."""
+    replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what PaddleSeg prints goes where its errors go
     prepare(folder)
-    for line in sys.stdin:
-        write_message("reply.npz", JOBS[line.strip()](**read_message("request.npz")))
-        print("done", file=replies, flush=True)
+    with contextlib.suppress(EOFError):
+        while True:
+            job, request = pickle.load(sys.stdin.buffer)
+            pickle.dump(JOBS[job](**request), replies)
+            replies.flush()
 
 
 if __name__ == "__main__":

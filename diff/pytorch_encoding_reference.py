@@ -15,7 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from diff.inputs import IGNORE_INDEX, NUM_CLASSES, Setup
-from paddleseg.weights import dialects
+from diff.torch_side import TorchSide
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 COEFFICIENTS = {"seg": 1.0, "aux": 0.4, "se": 0.2}
@@ -151,26 +151,20 @@ def learning_rates(setup: Setup) -> np.ndarray:
     return setup.learning_rate * (1 - np.arange(setup.iters) / setup.iters) ** 0.9
 
 
-class Side:
-    """The restated network with given weights of ours; the methods are those of `ours.PaddleSide`."""
+class Side(TorchSide):
+    """The restated network with given weights of ours."""
+
+    dialect = "pytorch_encoding"
 
     def __init__(self, setup: Setup, weights: Mapping[str, np.ndarray], dtype: str):
         self.model = EncNet(setup).to(getattr(torch, dtype))
-        state = {name: torch.from_numpy(np.ascontiguousarray(value))
-                 for name, value in dialects.convert_from_paddleseg(weights, "pytorch_encoding").items()}
-        counters = {name: value for name, value in self.model.state_dict().items() if name.endswith("_tracked")}
-        self.model.load_state_dict({**state, **counters})
+        self.load(weights)
         self.optimizer = torch.optim.SGD(self.model.parameters(), setup.learning_rate, setup.momentum,
                                          weight_decay=setup.weight_decay)
         self.rates = iter(learning_rates(setup))
 
-    def forward(self, images: np.ndarray, train: bool) -> Dict[str, np.ndarray]:
-        self.model.train(train)
-        kept = {name: value.clone() for name, value in self.model.state_dict().items()}
-        with torch.no_grad():
-            stages = self.model(torch.from_numpy(images))
-        self.model.load_state_dict(kept)
-        return {name: value.numpy() for name, value in stages.items()}
+    def stages(self, images: torch.Tensor, train: bool) -> Dict[str, torch.Tensor]:
+        return self.model(images)
 
     def losses(self, logits: Mapping[str, np.ndarray], label: np.ndarray) -> Dict[str, float]:
         terms = loss_terms({name: torch.from_numpy(value) for name, value in logits.items()}, torch.from_numpy(label))
@@ -183,12 +177,6 @@ class Side:
         total.backward()
         return {**{name: term.item() for name, term in terms.items()}, "total": total.item()}
 
-    def gradients(self) -> Dict[str, np.ndarray]:
-        gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
-        # Weights are renamed as a whole, so the buffers go along.
-        renamed = in_our_names({**self.model.state_dict(), **gradients})
-        return {name: value for name, value in renamed.items() if not name.endswith(("._mean", "._variance"))}
-
     def update(self) -> float:
         lr = float(next(self.rates))
         for group in self.optimizer.param_groups:
@@ -196,15 +184,3 @@ class Side:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return lr
-
-    def state(self) -> Dict[str, np.ndarray]:
-        return in_our_names(self.model.state_dict())
-
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        return self.forward(images, train=False)["seg"].argmax(axis=1)
-
-
-def in_our_names(tensors: Mapping[str, torch.Tensor]) -> Dict[str, np.ndarray]:
-    """Copies in our names and layout, without the counters."""
-    arrays = {name: value.detach().numpy().copy() for name, value in tensors.items()}
-    return {name: np.ascontiguousarray(value) for name, value in dialects.convert_to_paddleseg(arrays)[0].items()}

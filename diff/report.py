@@ -1,169 +1,92 @@
-"""Draw the results of diff/run.py as one HTML file that needs nothing else: plots are inline SVG.
+"""The results of diff/run.py as one HTML file that needs nothing else."""
 
-    python diff/report.py diff/output diff/report.html     # again, without running the steps
-"""
-
-import argparse
 import html
 import importlib.metadata
 import io
-import json
 import re
-import sys
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from diff import check
 from paddleseg.cvlibs.errors import WeightsError
+from paddleseg.report import page
 
 PACKAGES = ("paddlepaddle", "torch", "mmsegmentation", "mmcv-lite", "mmengine", "numpy", "opencv-python")
+HEADS = ("step", "reference", "dtype", "largest difference", "tolerance", "verdict", "arrays", "seconds")
 FLOOR = 1e-18  # where a difference of zero is drawn
 STEP_KEY = re.compile(r"step(\d+)/(.+)")
 CURVE_KEY = "seed0/loss"
-GRADIENT_KEY = re.compile(r"gradient/(.+)")
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#000000")
-
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 12px; max-width: 1160px; color: #1a1a1a;
-  background: #fafafa; }}
-h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin: 1.6em 0 .4em; }} p {{ margin: .4em 0; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; background: #fff; font-size: .9rem; }}
-th, td {{ padding: 4px 10px; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap; }}
-@media (max-width: 600px) {{ table {{ font-size: .72rem; }} th, td {{ padding: 3px 4px; white-space: normal; }}
-  .extra {{ display: none; }} }}
-td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
-td.passed {{ color: #006b3c; }} td.failed {{ color: #b00020; font-weight: bold; }}
-.plots {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 12px; }}
-figure {{ margin: 0; background: #fff; border: 1px solid #ddd; }}
-figure svg {{ width: 100%; height: auto; display: block; }}
-figcaption {{ padding: 4px 10px 10px; font-size: .85rem; color: #444; }}
-code {{ font-size: .85em; overflow-wrap: anywhere; }}
-</style></head><body>
-<h1>{title}</h1>
-{body}
-</body></html>
-"""
+DIFFERENCE = "largest difference, relative"
+Plot = Tuple[str, bytes]  # caption, PNG file
 
 
-# Plots. Each returns SVG, or nothing where its step didn't run.
-
-
-def new_figure():
-    """(figure, axes) of a size whose text can be read on a phone."""
+def draw(fill: Callable) -> bytes:
+    """Draw `fill`(figure) on a figure whose text can be read on a phone; returns a PNG file."""
     import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif",
-                         "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                         "grid.color": "#e4e4e4", "axes.axisbelow": True, "legend.frameon": False,
-                         "legend.fontsize": 8, "axes.prop_cycle": plt.cycler(color=COLORS)})
-    return plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    from matplotlib.figure import Figure
 
-
-def to_svg(figure) -> str:
-    """The figure as an <svg> element; closes it."""
-    import matplotlib.pyplot as plt
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg"):]
+    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+             "grid.color": "#e4e4e4", "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 8}
+    with matplotlib.rc_context(style):
+        figure, file = Figure(figsize=(5.2, 3.6), dpi=130, layout="constrained"), io.BytesIO()
+        fill(figure)
+        figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
 
 
 def on_log_axis(values: Iterable[float]) -> List[float]:
     return [max(value, FLOOR) for value in values]
 
 
-def draw_tolerances(axes, tolerances: Iterable[Optional[float]]) -> None:
-    """A dashed line at each tolerance, named on the line."""
-    for tolerance in sorted({value for value in tolerances if value}):
-        axes.axhline(tolerance, color="#b00020", linestyle="--", linewidth=1)
-        axes.annotate(f"tolerance {tolerance:g}", (1, tolerance), xycoords=("axes fraction", "data"), ha="right",
-                      va="bottom", color="#b00020", fontsize=8)
+def draw_lines(lines: Dict[str, List[Tuple]], x_label: str, tolerances: Iterable[Optional[float]] = ()) -> bytes:
+    """A line for each name, of (number or stage, difference), and a dashed one at each tolerance."""
+    def fill(figure) -> None:
+        axes = figure.subplots()
+        names = list(dict.fromkeys(x for points in lines.values() for x, _ in points))
+        for (name, points), marker in zip(lines.items(), "osD^vP*X" * len(lines)):
+            axes.plot([names.index(x) for x, _ in points], on_log_axis(error for _, error in points),
+                      marker=marker, markersize=4, linewidth=1, label=name)
+        if isinstance(names[0], str):
+            axes.set_xticks(range(len(names)), names, rotation=50, ha="right")
+        axes.set(yscale="log", xlabel=x_label, ylabel=DIFFERENCE)
+        for tolerance in sorted({value for value in tolerances if value}):
+            axes.axhline(tolerance, color="#b00020", linestyle="--", linewidth=1)
+            axes.annotate(f"tolerance {tolerance:g}", (1, tolerance), xycoords=("axes fraction", "data"), ha="right",
+                          va="bottom", color="#b00020", fontsize=8)
+        # Above the axes, where it hides nothing.
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, columnspacing=1, handlelength=1.2,
+                    borderaxespad=0.2)
+
+    return draw(fill)
 
 
-def draw_legend(axes) -> None:
-    """Above the axes, where it hides nothing."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, columnspacing=1, handlelength=1.2, borderaxespad=0.2)
-
-
-def draw_forward(job: Dict) -> Optional[str]:
-    """The error of each stage, a line for each size and mode."""
-    lines: Dict[str, List[Tuple[str, float]]] = {}
-    for row in job["rows"]:
-        if row["largest"] is not None:
-            line, _, stage = row["key"].rpartition("/")
-            lines.setdefault(line, []).append((stage, row["largest"]))
-    if not lines:
-        return None
-    figure, axes = new_figure()
-    stages = list(dict.fromkeys(stage for points in lines.values() for stage, _ in points))
-    for (line, points), marker in zip(lines.items(), "osD^vP*X" * len(lines)):
-        axes.plot([stages.index(stage) for stage, _ in points], on_log_axis(error for _, error in points),
-                  marker=marker, markersize=4, linewidth=1, label=line)
-    axes.set_xticks(range(len(stages)), stages, rotation=50, ha="right")
-    axes.set(yscale="log", ylabel="largest difference, relative")
-    draw_tolerances(axes, (row["tolerance"] for row in job["rows"]))
-    draw_legend(axes)
-    return to_svg(figure)
-
-
-def draw_gradients(job: Dict) -> Optional[str]:
+def draw_gradients(rows: Sequence[check.Row]) -> bytes:
     """The error of each parameter's gradient, from the input of the network to its output."""
-    rows = [row for row in job["rows"] if GRADIENT_KEY.fullmatch(row["key"]) and row["largest"] is not None]
-    if not rows:
-        return None
-    figure, axes = new_figure()
-    axes.plot(on_log_axis(row["largest"] for row in rows), ".", markersize=4, label="largest")
-    axes.plot(on_log_axis(row["mean"] for row in rows), ".", markersize=3, label="mean")
-    axes.set(yscale="log", xlabel="parameter, in the order of the network", ylabel="difference, relative")
-    draw_tolerances(axes, (row["tolerance"] for row in rows))
-    draw_legend(axes)
-    return to_svg(figure)
+    def fill(figure) -> None:
+        axes = figure.subplots()
+        for name in ("largest", "mean"):
+            axes.plot(on_log_axis(getattr(row, name) for row in rows), ".", markersize=4, label=name)
+        axes.set(yscale="log", xlabel="parameter, in the order of the network", ylabel="difference, relative")
+        axes.legend()
+
+    return draw(fill)
 
 
-def draw_growth(job: Dict) -> Optional[str]:
-    """How the error of each quantity grows over the optimizer steps."""
-    lines: Dict[str, List[Tuple[int, float]]] = {}
-    for row in job["rows"]:
-        found = STEP_KEY.fullmatch(row["key"])
-        if found and row["largest"] is not None:
-            lines.setdefault(found[2], []).append((int(found[1]), row["largest"]))
-    if not lines:
-        return None
-    figure, axes = new_figure()
-    for name, points in lines.items():
-        axes.plot([step for step, _ in points], on_log_axis(error for _, error in points), marker="o", markersize=4,
-                  linewidth=1, label=name)
-    axes.set(yscale="log", xlabel="optimizer step", ylabel="largest difference, relative")
-    draw_legend(axes)
-    return to_svg(figure)
-
-
-def draw_curves(curves: Sequence[np.ndarray]) -> str:
+def draw_curves(reference: np.ndarray, ours: np.ndarray) -> bytes:
     """The loss of the reference and of ours, and below them how far apart they are."""
-    reference, ours = curves
-    figure, axes = new_figure()
-    figure.clear()
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    upper.plot(reference, label="reference", linewidth=2.4, color="#9ecae9")
-    upper.plot(ours, label="ours", linewidth=0.9, color=COLORS[1])
-    upper.set(ylabel="loss")
-    upper.legend()
-    scale = np.abs(reference).max() or 1.0
-    lower.plot(on_log_axis(np.abs(reference - ours) / scale), linewidth=0.9, color=COLORS[6])
-    lower.set(yscale="log", ylabel="difference", xlabel="iteration")
-    return to_svg(figure)
+    def fill(figure) -> None:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        upper.plot(reference, label="reference", linewidth=2.4, color="#9ecae9")
+        upper.plot(ours, label="ours", linewidth=0.9, color="#d55e00")
+        upper.set(ylabel="loss")
+        upper.legend()
+        scale = np.abs(reference).max() or 1.0
+        lower.plot(on_log_axis(np.abs(reference - ours) / scale), linewidth=0.9, color="#555555")
+        lower.set(yscale="log", ylabel="difference", xlabel="iteration")
 
-
-# The page.
+    return draw(fill)
 
 
 def read_curves(job: Dict, output: Path) -> List[np.ndarray]:
@@ -177,78 +100,61 @@ def read_curves(job: Dict, output: Path) -> List[np.ndarray]:
     return curves if len(curves) == 2 and curves[0].shape == curves[1].shape else []
 
 
-def find_plots(jobs: Sequence[Dict], output: Path) -> List[Tuple[str, str]]:
-    """(caption, SVG) of every plot that there is something for."""
+def plots_of(job: Dict, output: Path) -> List[Plot]:
+    """Every plot of a job that there is something for."""
+    of, rows = f"{job['reference']}, {job['dtype']}", [row for row in job["rows"] if row.largest is not None]
+    lines: Dict[str, List[Tuple]] = {}
     plots = []
-    for job in jobs:
-        of = f"{job['reference']}, {job['dtype']}"
-        if job["step"] == "forward":
-            plots.append((f"Forward pass, error of each stage: {of}", draw_forward(job)))
-        elif job["step"] == "bp_align":
-            plots.append((f"Gradient of every parameter at the first step: {of}", draw_gradients(job)))
-            plots.append((f"Error growth over the optimizer steps: {of}", draw_growth(job)))
-        elif job["step"] == "train_align":
-            curves = read_curves(job, output)
-            plots.append((f"Training, loss of both sides: {of}", draw_curves(curves) if curves else None))
-    return [(caption, svg) for caption, svg in plots if svg]
+    if job["step"] == "forward":
+        for row in rows:
+            line, _, stage = row.key.rpartition("/")
+            lines.setdefault(line, []).append((stage, row.largest))
+        if lines:
+            plots.append((f"Forward pass, error of each stage: {of}",
+                          draw_lines(lines, "", [row.tolerance.largest for row in rows])))
+    elif job["step"] == "bp_align":
+        gradients = [row for row in rows if row.key.startswith("gradient/")]
+        if gradients:
+            plots.append((f"Gradient of every parameter at the first step: {of}", draw_gradients(gradients)))
+        for row, found in [(row, STEP_KEY.fullmatch(row.key)) for row in rows]:
+            if found:
+                lines.setdefault(found[2], []).append((int(found[1]), row.largest))
+        if lines:
+            plots.append((f"Error growth over the optimizer steps: {of}", draw_lines(lines, "optimizer step")))
+    elif job["step"] == "train_align":
+        curves = read_curves(job, output)
+        plots += [(f"Training, loss of both sides: {of}", draw_curves(*curves))] if curves else []
+    return plots
 
 
-def draw_table(jobs: Sequence[Dict]) -> str:
-    head = ("step", "reference", "dtype", "largest difference", "tolerance", "verdict", "arrays", "seconds")
-    lines = []
-    for job in jobs:
-        step, reference, dtype, largest, tolerance, verdict = (
-            html.escape(text).replace("_", "_<wbr>") for text in job["verdict"])
-        state = "passed" if job["passed"] else "failed"
-        lines.append(f'<tr><td>{step}</td><td>{reference}</td><td>{dtype}</td><td class="number">{largest}</td>'
-                     f'<td class="number">{tolerance}</td><td class="{state}">{verdict}</td>'
-                     f'<td class="number extra">{len(job["rows"])}</td>'
-                     f'<td class="number extra">{job["seconds"]:.0f}</td></tr>')
-    cells = "".join(f"<th{' class=extra' * (name in head[6:])}>{name}</th>" for name in head)
-    return f'<div class="wide"><table><tr>{cells}</tr>\n' + "\n".join(lines) + "</table></div>"
-
-
-def draw_faults(jobs: Sequence[Dict]) -> str:
-    """The failed arrays, if any."""
+def draw_failures(jobs: Sequence[Dict]) -> str:
     items = [f"<li>{html.escape(job['step'])}, {html.escape(job['reference'])}, {html.escape(job['dtype'])}: "
-             f"<code>{html.escape(row['key'])}</code>: {html.escape(row['fault'])}</li>"
-             for job in jobs for row in job["rows"] if row["fault"]]
-    return f"<h2>Failures</h2><ul>{''.join(items)}</ul>" if items else ""
+             f"{html.escape(row.key)}: {html.escape(row.fault)}</li>"
+             for job in jobs for row in job["rows"] if row.fault]
+    return page.section("Failures", "", f"<ul>{''.join(items)}</ul>") if items else ""
 
 
 def versions() -> str:
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
+    installed = {package.metadata["Name"]: package.version for package in importlib.metadata.distributions()}
+    return ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)
 
 
-def write(output: Path, path: Path) -> None:
-    """Draw `output`/results.json, with the curves of the logs beside it, into the HTML file `path`."""
-    results = json.loads((output / "results.json").read_text())
-    jobs = results["jobs"]
+def write(jobs: Sequence[Dict], title: str, output: Path, path: Path) -> None:
+    """Write the HTML file `path`.
+
+    Args:
+        jobs: each {"step", "reference", "dtype", "seconds", "passed", "verdict": cells of the table, "rows": those of
+            diff/check.py}.
+        output: the folder with the sides' logs, of which training's curves are drawn.
+    """
     passed = sum(job["passed"] for job in jobs)
-    figures = "\n".join(f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
-                        for caption, svg in find_plots(jobs, output))
-    body = (f"<p>{html.escape(results['title'])}: {passed} of {len(jobs)} comparisons passed. A difference is "
-            "relative to the largest absolute value of the reference's array; the table shows, of each comparison, "
-            "the array nearest its tolerance, and each array is held to a tolerance on its mean too.</p>"
-            f"<p>{html.escape(versions())}</p>\n{draw_table(jobs)}\n{draw_faults(jobs)}\n"
-            f'<h2>Plots</h2>\n<div class="plots">{figures}</div>')
+    table = page.table(HEADS, [[*job["verdict"], str(len(job["rows"])), f"{job['seconds']:.0f}"] for job in jobs],
+                       "verdicts")
+    figures = "\n".join(page.figure(file, caption, "chart") for job in jobs for caption, file in plots_of(job, output))
+    note = (f"{title}: {passed} of {len(jobs)} comparisons passed. A difference is relative to the largest absolute "
+            "value of the reference's array; the table shows, of each comparison, the array nearest its tolerance, and "
+            "each array is held to a tolerance on its mean too.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(PAGE.format(title="Alignment with the PyTorch references", body=body), encoding="utf-8")
-
-
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="the folder that diff/run.py filled")
-    parser.add_argument("html", type=Path, help="the file to write")
-    args = parser.parse_args(argv)
-    write(args.output, args.html)
-
-
-if __name__ == "__main__":
-    main()
+    path.write_text(page.page("Alignment with the PyTorch references", [
+        page.section("Comparisons", note, f"<p>{html.escape(versions())}</p>", table), draw_failures(jobs),
+        page.section("Plots", "", f'<div class="charts">{figures}</div>')]), encoding="utf-8")

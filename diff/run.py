@@ -8,7 +8,6 @@ The two sides of a step run at the same time where the memory allows. Exit code 
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -91,6 +90,20 @@ class Result(NamedTuple):
     def passed(self) -> bool:
         return bool(self.rows) and all(row.passed for row in self.rows)
 
+    @property
+    def verdict(self) -> List[str]:
+        """A line of the table: that of the array nearest its tolerance."""
+        worst = check.worst(self.rows)
+        numbers = ["-", "-"]
+        if worst.largest is not None:
+            numbers = [f"{worst.largest:.2g}", f"{worst.tolerance.largest:.2g}"]
+        return [self.job.step, self.job.reference, self.job.dtype, *numbers, "passed" if self.passed else "FAILED"]
+
+    def described(self) -> Dict:
+        """As diff/report.py takes it."""
+        return {"step": self.job.step, "reference": self.job.reference, "dtype": self.job.dtype,
+                "seconds": self.seconds, "passed": self.passed, "verdict": self.verdict, "rows": self.rows}
+
 
 def log_name(job: Job, jobs: Sequence[Job]) -> str:
     """<step>_diff.log for the step's first job, else with reference and dtype."""
@@ -142,7 +155,7 @@ def run_sides(job: Job, output: str, quick: bool, scripts: Path) -> Dict[str, in
             process.kill()  # does nothing to one that has ended
 
 
-def last_words(path: Path) -> str:
+def exit_reason(path: Path) -> str:
     """The last line that a failed side said, without this machine's paths."""
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip().replace(f"{ROOT}/", "") if lines else "it said nothing"
@@ -153,7 +166,7 @@ def run_job(job: Job, jobs: Sequence[Job], output: str, logs: str, quick: bool, 
     start = time.perf_counter()
     codes = run_sides(job, output, quick, scripts)
     folder = folder_of(job, output)
-    rows = [check.Row(f"{side} side", f"exit code {code}: {last_words(folder / f'{job.step}_{side}.txt')}")
+    rows = [check.Row(f"{side} side", f"exit code {code}: {exit_reason(folder / f'{job.step}_{side}.txt')}")
             for side, code in codes.items() if code]
     if not rows:
         torch_log, paddle_log = (str(folder / f"{job.step}_{side}.npy") for side in SIDES)
@@ -179,39 +192,15 @@ def run_jobs(jobs: Sequence[Job], chosen: Sequence[Job], output: str, logs: str,
     return results
 
 
-# Telling.
-
-
-def verdict_row(result: Result) -> List[str]:
-    """A line of the table: that of the array nearest its tolerance."""
-    worst = check.worst(result.rows)
-    numbers = ["-", "-"]
-    if worst.largest is not None:
-        numbers = [f"{worst.largest:.2g}", f"{worst.tolerance.largest:.2g}"]
-    return [result.job.step, result.job.reference, result.job.dtype, *numbers,
-            "passed" if result.passed else "FAILED"]
+# Output.
 
 
 def format_table(results: Sequence[Result]) -> str:
     from prettytable import PrettyTable
 
     table = PrettyTable(["step", "reference", "dtype", "largest difference", "tolerance", "verdict"], align="l")
-    table.add_rows([verdict_row(result) for result in results])
+    table.add_rows([result.verdict for result in results])
     return table.get_string()
-
-
-def save_results(results: Sequence[Result], path: Path, title: str) -> None:
-    """What diff/report.py draws, as JSON."""
-    def plain(row: check.Row) -> Dict:
-        return {"key": row.key, "fault": row.fault, "largest": row.largest, "mean": row.mean,
-                "tolerance": row.tolerance.largest if row.tolerance else None}
-    content = {"title": title, "jobs": [
-        {"step": result.job.step, "reference": result.job.reference, "dtype": result.job.dtype,
-         "seconds": result.seconds, "passed": result.passed, "verdict": verdict_row(result),
-         "rows": [plain(row) for row in result.rows]}
-        for result in results]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
 
 
 def train_lines(result: Result, output: str) -> List[str]:
@@ -261,10 +250,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         sys.exit(f"no step has the reference {' or '.join(args.references)}")
     start = time.perf_counter()
     results = run_jobs(JOBS, chosen, output, logs, args.quick, Path("diff"))
-    title = "quick run: small networks" if args.quick else "EncNet on ResNet-101"
-    save_results(results, Path(output) / "results.json", title)
     write_train_log(results, output, Path(logs) / "train.log")
-    report.write(Path(output), Path(logs) / "report.html")
+    title = "quick run: small networks" if args.quick else "EncNet on ResNet-101"
+    report.write([result.described() for result in results], title, Path(output), Path(logs) / "report.html")
     failed = [result for result in results if not result.passed]
     print(format_table(results))
     print(f"{len(results) - len(failed)} of {len(results)} passed in {(time.perf_counter() - start) / 60:.1f} minutes; "

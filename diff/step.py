@@ -3,7 +3,7 @@
 import argparse
 import time
 from pathlib import Path
-from typing import Dict, Mapping, Sequence, Tuple
+from typing import Callable, Dict, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -12,13 +12,14 @@ from diff import inputs
 DTYPES = ("float32", "float64")
 
 
-def parse_args(description: str, own: Sequence[Tuple[str, Dict]] = ()) -> argparse.Namespace:
+def parse_args(description: str, own: Sequence[Tuple[str, Dict]] = (), dtypes: Sequence[str] = DTYPES[::-1],
+               references: Sequence[str] = tuple(inputs.REFERENCES)) -> argparse.Namespace:
     """The arguments that every step has and `own` ones, as add_argument takes them; `output` is filled in."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", required=True, choices=("paddle", "torch"),
                         help="paddle: this toolkit; torch: the reference")
-    parser.add_argument("--reference", default="mmseg", choices=tuple(inputs.REFERENCES), help="default: mmseg")
-    parser.add_argument("--dtype", default="float64", choices=DTYPES, help="default: float64")
+    parser.add_argument("--reference", default="mmseg", choices=references, help="default: mmseg")
+    parser.add_argument("--dtype", default=dtypes[0], choices=dtypes, help="default: %(default)s")
     parser.add_argument("--depth", type=int, default=101, choices=(18, 50, 101),
                         help="of the ResNet; a small one makes a quick run. Default: 101")
     parser.add_argument("--output", help="folder of the logs; default: diff/output/<reference>_<dtype>")
@@ -63,12 +64,12 @@ class Log:
         from reprod_log import ReprodLogger
         self._logger = ReprodLogger()
         self._path = args.output / f"{step}_{args.side}.npy"
-        self._dtype = args.dtype
+        self.dtype = args.dtype
         self._start = time.perf_counter()
 
     def add(self, key: str, value) -> None:
         """An array, or a number in the run's dtype."""
-        self._logger.add(key, value if isinstance(value, np.ndarray) else np.asarray(value, self._dtype))
+        self._logger.add(key, value if isinstance(value, np.ndarray) else np.asarray(value, self.dtype))
 
     def add_all(self, prefix: str, values: Dict) -> None:
         for name, value in values.items():
@@ -83,3 +84,13 @@ def random_weights(args: argparse.Namespace, setup: inputs.Setup) -> Dict[str, n
     """The same random weights for both sides."""
     from diff import ours
     return ours.random_weights(inputs.recipe(args.reference, setup))
+
+
+def run(doc: str, name: str, fill: Callable, setup: Callable[[argparse.Namespace], inputs.Setup]) -> None:
+    """The whole of a step: `fill`(log, side) logs what the asked side computes on random weights."""
+    args = parse_args(doc)
+    set_threads(args)
+    log = Log(args, name)
+    network = setup(args)
+    fill(log, open_side(args, network, random_weights(args, network)))
+    log.save()

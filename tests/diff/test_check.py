@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,82 +37,52 @@ def use_tolerance(monkeypatch):
     return use
 
 
-# What passes.
+@pytest.mark.parametrize("reference, ours, passes, tolerance", [
+    (feature_map(), feature_map(), True, {}),
+    # Relative to the reference's largest value, of which zeros have none.
+    (np.r_[np.full(999, 1e3), 1e3], np.r_[np.full(999, 1e3), 1e3 + 5e-8], True, {"largest": 1e-10}),
+    (np.ones(1000), np.r_[np.ones(999), 1 + 5e-8], False, {"largest": 1e-10}),
+    (np.zeros(4), np.full(4, 1e-11), True, {"largest": 1e-10}), (np.zeros(4), np.full(4, 1e-9), False,
+                                                                 {"largest": 1e-10}),
+    (np.full(1000, 1e3), np.full(1000, 1e3 + 1e-5), False, {"is_absolute": True}),
+    (np.array([1e-17, -3e-17]), np.array([2e-17, 1e-17]), True, {"largest": 1e-9, "least_scale": 1e-6}),
+    (np.array([1e-17, -3e-17]), np.array([2e-15, 1e-17]), False, {"largest": 1e-9, "least_scale": 1e-6}),
+    (np.array([1e-3]), np.array([1e-3 * (1 + 1e-8)]), False, {"largest": 1e-9, "least_scale": 1e-6}),
+    # Unsigned differences don't wrap; two large integers may be one float.
+    (np.array([0], "uint8"), np.array([1], "uint8"), True, {"largest": 1.0, "is_absolute": True}),
+    (np.array([0], "uint8"), np.array([255], "uint8"), False, {"largest": 1.0, "is_absolute": True}),
+    (np.array([2 ** 60]), np.array([2 ** 60 + 1]), False, {"largest": 0.0}),
+    # One large error, many small ones, many values off by what few may be.
+    (np.ones(10 ** 6), np.r_[6.0, np.ones(10 ** 6 - 1)], False, {"largest": 1e-5}),
+    (np.ones(1000), np.full(1000, 1 + 9e-7), False, {"largest": 1e-6}),
+    (np.zeros(1000), np.r_[1.0, np.zeros(999)], True, {"largest": 1.0, "is_absolute": True, "changed_share": 0.001}),
+    (np.zeros(1000), np.r_[1.0, 1e-9, np.zeros(998)], False,
+     {"largest": 1.0, "is_absolute": True, "changed_share": 0.001}),
+])
+def test_verdicts(reference, ours, passes, tolerance, use_tolerance):
+    use_tolerance(**tolerance)
+    assert verdict(reference, ours).passed is passes
 
 
-def test_equal_arrays_pass():
-    row = verdict(feature_map(), feature_map())
-    assert row.passed and row.largest == row.mean == row.changed_share == 0
+@pytest.mark.parametrize("corrupt", [
+    lambda x: x.swapaxes(2, 3), lambda x: x[:, [1, 0, 2, 3, 4, 5]], lambda x: x[::-1], lambda x: -x,
+    lambda x: x * (1 + 1e-9)], ids=["transposed", "channels swapped", "images swapped", "sign", "scaled"])
+def test_a_wrong_array_fails(corrupt):
+    assert "difference" in verdict(feature_map(), corrupt(feature_map())).fault
 
 
-def test_the_difference_is_relative_to_the_references_largest_value():
-    reference = np.full(1000, 1e3)
-    ours = reference.copy()
-    ours[0] += 5e-8  # 5e-11 of 1e3
-    assert verdict(reference, ours).passed
-    assert verdict(reference, ours).largest == pytest.approx(5e-11, rel=1e-3)
-    assert not verdict(reference / 1e3, reference / 1e3 + (ours - reference)).passed
-
-
-def test_zeros_have_no_scale():
-    assert verdict(np.zeros(4), np.full(4, 1e-11)).passed
-    assert not verdict(np.zeros(4), np.full(4, 1e-9)).passed
-
-
-def test_an_absolute_tolerance_has_no_scale(use_tolerance):
-    use_tolerance(is_absolute=True)
-    assert not verdict(np.full(1000, 1e3), np.full(1000, 1e3 + 1e-5)).passed
-
-
-def test_an_array_of_mere_rounding_has_the_least_scale(use_tolerance):
-    use_tolerance(largest=1e-9, least_scale=1e-6)
-    assert verdict(np.array([1e-17, -3e-17]), np.array([2e-17, 1e-17])).passed
-    assert not verdict(np.array([1e-17, -3e-17]), np.array([2e-15, 1e-17])).passed
-    assert not verdict(np.array([1e-3]), np.array([1e-3 * (1 + 1e-8)])).passed
-
-
-# What must fail.
-
-
-@pytest.mark.parametrize("spoil", [
-    lambda x: x.swapaxes(2, 3),
-    lambda x: x.swapaxes(0, 1)[[1, 0]].swapaxes(0, 1) if x.shape[1] == 2 else x[:, [1, 0, 2, 3, 4, 5]],
-    lambda x: x[::-1],
-    lambda x: -x,
-    lambda x: x * (1 + 1e-9),
-], ids=["transposed", "channels swapped", "images swapped", "sign", "scaled"])
-def test_a_wrong_array_fails(spoil):
-    row = verdict(feature_map(), spoil(feature_map()))
-    assert not row.passed and "difference" in row.fault
-
-
-@pytest.mark.parametrize("reference, ours", [
-    ((3, 1), (1, 3)), ((4, 1), (4,)), ((), (1,)), ((2, 3), (3, 2)), ((1, 6, 8, 8), (2, 6, 8, 8))])
-def test_shapes_that_would_broadcast_fail(reference, ours):
-    row = verdict(np.ones(reference), np.ones(ours))
-    assert row.fault.startswith("shapes differ")
-
-
-@pytest.mark.parametrize("reference, ours", [("float64", "float32"), ("int64", "int32"), ("uint8", "bool")])
-def test_dtypes_that_differ_fail(reference, ours):
-    assert verdict(np.ones(4, reference), np.ones(4, ours)).fault.startswith("dtypes differ")
-
-
-def test_a_float64_run_computes_in_float64():
-    assert "float32 values" in verdict(feature_map(dtype="float32"), feature_map(dtype="float32")).fault
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("sides", [(True, True), (True, False), (False, True)])
-def test_values_that_are_not_finite_fail(value, sides):
-    arrays = [feature_map(), feature_map()]
-    for array, is_spoilt in zip(arrays, sides):
-        array[0, 0, 0, 0] = value if is_spoilt else 0.0
-    assert "NaN or infinite" in verdict(*arrays).fault
-
-
-def test_an_array_without_values_fails():
-    assert verdict(np.ones((0, 3)), np.ones((0, 3))).fault == "no values"
+@pytest.mark.parametrize("reference, ours, fault", [
+    *((np.ones(one), np.ones(other), "shapes differ") for one, other in (
+        ((3, 1), (1, 3)), ((4, 1), (4,)), ((), (1,)), ((2, 3), (3, 2)), ((1, 6, 8, 8), (2, 6, 8, 8)))),
+    *((np.ones(4, one), np.ones(4, other), "dtypes differ") for one, other in (
+        ("float64", "float32"), ("int64", "int32"), ("uint8", "bool"))),
+    (np.ones(4, "float32"), np.ones(4, "float32"), "float32 values"),
+    (np.ones((0, 3)), np.ones((0, 3)), "no values"),
+    *((np.array(one), np.array(other), "NaN or infinite") for one, other in (
+        ([np.nan], [np.nan]), ([1.0], [np.nan]), ([np.inf], [1.0]), ([np.inf], [np.inf]), ([1.0], [-np.inf]))),
+])
+def test_arrays_that_can_not_be_compared_fail(reference, ours, fault):
+    assert fault in verdict(reference, ours).fault
 
 
 def test_a_key_without_a_tolerance_fails(monkeypatch):
@@ -121,56 +90,9 @@ def test_a_key_without_a_tolerance_fails(monkeypatch):
     assert "no tolerance" in verdict(np.ones(3), np.ones(3)).fault
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int64"])
-def test_one_pixel_of_a_large_label_fails(dtype, use_tolerance):
-    use_tolerance(largest=0.0)
-    label = np.random.default_rng(0).integers(0, 19, (2, 1024, 2048)).astype(dtype)
-    flipped = label.copy()
-    flipped[1, 700, 1500] = 3 if label[1, 700, 1500] != 3 else 4
-    assert verdict(label, label.copy()).passed
-    assert not verdict(label, flipped).passed and not verdict(flipped, label).passed
-
-
-def test_unsigned_differences_do_not_wrap(use_tolerance):
-    use_tolerance(largest=1.0, is_absolute=True)
-    assert verdict(np.array([0], "uint8"), np.array([1], "uint8")).largest == 1
-    assert verdict(np.array([0], "uint8"), np.array([255], "uint8")).largest == 255
-
-
-def test_large_integers_that_are_one_float_fail(use_tolerance):
-    use_tolerance(largest=0.0)
-    assert not verdict(np.array([2 ** 60]), np.array([2 ** 60 + 1])).passed
-
-
-def test_one_large_error_among_many_values_fails_by_the_largest(use_tolerance):
-    use_tolerance(largest=1e-5)
-    reference = np.ones(10 ** 7)
-    ours = reference.copy()
-    ours[12345] = 6.0
-    row = verdict(reference, ours)
-    assert row.mean <= row.mean_tolerance and not row.passed
-    assert row.largest == 5.0 and row.fault.startswith("largest difference")
-
-
-def test_many_small_errors_fail_by_the_mean(use_tolerance):
-    use_tolerance(largest=1e-6)
-    row = verdict(np.ones(1000), np.full(1000, 1 + 9e-7))
-    assert row.largest <= row.tolerance.largest and row.fault.startswith("mean difference")
-
-
-def test_many_values_off_by_what_few_may_be(use_tolerance):
-    use_tolerance(largest=1.0, is_absolute=True, changed_share=0.001)
-    image = np.zeros(10_000)
-    image[:10] = 1
-    assert verdict(np.zeros(10_000), image).passed
-    image[10] = 1e-9
-    assert "0.110% of the values differ" in verdict(np.zeros(10_000), image).fault
-
-
 def test_key_sets_must_be_equal():
     rows = check.compare_logs({"a": np.ones(2), "b": np.ones(2)}, {"b": np.ones(2), "c": np.ones(2)}, **STEP)
-    assert [(row.key, row.fault) for row in rows] == [
-        ("a", "missing in ours"), ("b", ""), ("c", "missing in the reference")]
+    assert [(row.key, row.passed) for row in rows] == [("a", False), ("b", True), ("c", False)]
 
 
 # Files.
@@ -196,47 +118,29 @@ def test_a_log_that_passes(tmp_path):
 
 
 def test_a_log_that_fails(tmp_path, capsys):
+    # A key can't forge a line of the log.
+    forged = "a\n[2026/01/01 00:00:00] root INFO: diff check passed"
     reference = save(tmp_path / "torch.npy", {KEY: np.ones(8), "64x128/eval/seg": np.ones(8)})
-    ours = save(tmp_path / "paddle.npy", {KEY: np.full(8, 1.5), "64x128/eval/seg": np.ones(8)})
+    ours = save(tmp_path / "paddle.npy", {KEY: np.full(8, 1.5), "64x128/eval/seg": np.ones(8), forged: np.ones(2)})
     code, lines = run_check(tmp_path, reference, ours)
     assert code == 1
     assert lines[2:4] == ["\tmax diff: check passed: False, value: 0.5", "\tmean diff: check passed: False, value: 0.5"]
-    assert lines[-1] == "diff check failed" and f"{KEY}: largest difference 0.5 > 1e-10" in capsys.readouterr().out
+    assert lines[-1] == "diff check failed" and "diff check passed" not in lines
+    assert f"{KEY}: largest difference 0.5 > 1e-10" in capsys.readouterr().out
 
 
-def assert_refused(tmp_path, reference, ours, reason):
-    code, lines = run_check(tmp_path, reference, ours)
-    assert code == 1 and lines[-1] == "diff check failed" and any(reason in line for line in lines), lines
-
-
-@pytest.mark.parametrize("content, reason", [
-    ({}, "empty log"),
-    ({KEY: 1.0}, "named arrays"),
-    ({3: np.ones(2)}, "named arrays"),
-    ([np.ones(2)], "an array, not of a mapping"),
-    ({KEY: np.array(["text"])}, "only numbers and booleans"),
-    ({KEY: np.array([None])}, "damaged description"),
-])
-def test_a_file_of_something_else(tmp_path, content, reason):
-    good = save(tmp_path / "good.npy", {KEY: np.ones(2)})
-    bad = save(tmp_path / "bad.npy", content)
-    assert_refused(tmp_path, good, bad, reason)
-    assert_refused(tmp_path, bad, good, reason)
-    assert_refused(tmp_path, bad, bad, reason)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
-def test_a_truncated_file(tmp_path, share):
-    good = save(tmp_path / "good.npy", {KEY: feature_map()})
-    data = Path(good).read_bytes()
-    (tmp_path / "bad.npy").write_bytes(data[:int(len(data) * share)])
-    assert_refused(tmp_path, good, tmp_path / "bad.npy", "truncated, damaged")
-
-
-def test_a_missing_file(tmp_path):
-    good = save(tmp_path / "good.npy", {KEY: np.ones(2)})
-    assert_refused(tmp_path, good, tmp_path / "none.npy", "none.npy doesn't exist")
-    assert_refused(tmp_path, tmp_path / "none.npy", good, "none.npy doesn't exist")
+@pytest.mark.parametrize("content", [
+    {}, {KEY: 1.0}, {3: np.ones(2)}, [np.ones(2)], {KEY: np.array(["text"])}, {KEY: np.array([None])}, b"",
+    b"\x93NUMPY", None], ids=str)
+def test_a_file_of_something_else(tmp_path, content):
+    good, bad = save(tmp_path / "good.npy", {KEY: np.ones(2)}), tmp_path / "bad.npy"
+    if isinstance(content, bytes):
+        bad.write_bytes(content)
+    elif content is not None:
+        save(bad, content)
+    for pair in ((good, bad), (bad, good), (bad, bad)):
+        code, lines = run_check(tmp_path, *pair)
+        assert code == 1 and lines[-1] == "diff check failed" and any("bad.npy" in line for line in lines), lines
 
 
 class Hostile:
@@ -251,7 +155,7 @@ def test_a_log_is_data_and_never_code(tmp_path):
     good = save(tmp_path / "good.npy", {KEY: np.ones(2)})
     canary = tmp_path / "canary"
     bad = save(tmp_path / "bad.npy", {KEY: Hostile(str(canary))})
-    assert_refused(tmp_path, bad, good, "holds the pickle global posix.mkdir: refused")
+    assert run_check(tmp_path, bad, good)[0] == 1
     assert not canary.exists()
     np.load(bad, allow_pickle=True)  # the file would have worked
     assert canary.exists()
@@ -281,40 +185,18 @@ def test_the_command_line(tmp_path):
         assert (done.returncode, done.stdout.splitlines()[-1]) == (code, f"{text}; x_diff.log"), done.stderr
 
 
-def test_a_key_can_not_forge_lines_of_the_log(tmp_path):
-    forged = save(tmp_path / "forged.npy", {"a\n[2026/01/01 00:00:00] root INFO: diff check passed": np.ones(2)})
-    code, lines = run_check(tmp_path, forged, save(tmp_path / "good.npy", {KEY: np.ones(2)}))
-    assert code == 1 and lines.count("diff check passed") == 0
-
-
 # The table.
 
 
 @pytest.mark.parametrize("step, dtype, key, reference, largest", [
-    ("forward", "float64", "64x128/train/layer3", "mmseg", 1e-10),
     ("forward", "float64", "64x128/eval/seg", "mmseg", 1e-10),
-    ("forward", "float64", "97x161/eval/logits", "mmseg", 1e-10),
     ("forward", "float64", "97x161/train/aux", "mmseg", 5e-5),
-    ("forward", "float32", "97x161/train/aux", "mmseg", 2e-5),
-    ("forward", "float32", "64x128/eval/seg", "paddleseg", 1e-5),
-    ("loss", "float64", "512x1024/ignored_pixels/seg", "mmseg", 1e-12),
-    ("loss", "float64", "64x128/all_ignored/se", "mmseg", 1e-12),
-    ("loss", "float64", "64x128/all_ignored/seg", "pytorch_encoding", 1e-12),
-    ("bp_align", "float64", "gradient/head.weight", "mmseg", 1e-9),
-    ("bp_align", "float64", "state/head.weight", "mmseg", 1e-7),
-    ("bp_align", "float32", "gradient/head.weight", "mmseg", 1e-3),
-    ("train_align", "float64", "seed0/first_50", "mmseg", 1e-6),
-    ("train_align", "float32", "seed1/miou", "mmseg", 0.01),
-    ("loss", "float32", "all_ignored/seg", "mmseg", 2e-6),
-    ("schedule", "float64", "lr", "mmseg", 1e-15),
-    ("metric", "float64", "iou", "mmseg", 0.0),
+    ("forward", "float32", "64x128/eval/seg", "paddleseg", 1e-5), ("loss", "float64", "x/se", "mmseg", 1e-12),
+    ("bp_align", "float64", "gradient/head.weight", "mmseg", 1e-9), ("metric", "float64", "iou", "mmseg", 0.0),
 ])
-def test_the_tolerances(step, dtype, key, reference, largest):
+def test_the_first_tolerance_that_fits_counts(step, dtype, key, reference, largest):
     assert check.find_tolerance(step, reference, dtype, key).largest == largest
-
-
-def test_an_unknown_step_has_none():
-    assert check.find_tolerance("other", "mmseg", "float64", "x") is None
+    assert check.find_tolerance("other", reference, dtype, key) is None
 
 
 def test_the_worst_row_is_a_failed_one():

@@ -11,20 +11,13 @@ from paddleseg import transforms as T
 from paddleseg.cvlibs.errors import RunError
 
 
-def photometric(*drawn):
-    drawn = iter(drawn)
-    decision = data._photometric_decision(None, drawn)
-    return decision, list(drawn)
-
-
-def test_photometric_draws_with_contrast_second():
-    decision, left = photometric(1, 7.5, 1, 1, 1.25, 0, 1, -6)
-    assert decision == [("brightness", 7.5), ("contrast", 1.25), ("hue", -6.0)] and not left
-
-
-def test_photometric_draws_with_contrast_last():
-    decision, left = photometric(0, 0, 1, 0.5, 0, 1, 0.75)
-    assert decision == [("saturation", 0.5), ("contrast", 0.75)] and not left
+@pytest.mark.parametrize("drawn, expected", [
+    ((1, 7.5, 1, 1, 1.25, 0, 1, -6), [("brightness", 7.5), ("contrast", 1.25), ("hue", -6.0)]),  # contrast second
+    ((0, 0, 1, 0.5, 0, 1, 0.75), [("saturation", 0.5), ("contrast", 0.75)]),  # contrast last
+])
+def test_photometric_draws(drawn, expected):
+    left = iter(drawn)
+    assert data._photometric_decision(None, left) == expected and not list(left)
 
 
 def test_the_last_crop_drawn_counts():
@@ -37,21 +30,21 @@ def sample(size=(12, 16)):
             "gt_fields": ["label"], "trans_info": [], "rng": None}  # nothing may be drawn
 
 
-def test_transforms_are_led_by_decisions():
+def test_transforms_replay_decisions():
     transforms = [T.RandomCrop([8, 8]), T.RandomFlip(), T.PhotoMetricDistortion(), T.Normalize()]
     decisions = {"RandomCrop": [2, 5], "RandomFlip": True, "PhotoMetricDistortion": [["brightness", 9.0]]}
-    led = sample()
-    for transform in data.led_by(transforms, json.loads(json.dumps(decisions))):
-        led = transform(led)
+    replayed = sample()
+    for transform in data.replay_with(transforms, json.loads(json.dumps(decisions))):
+        replayed = transform(replayed)
     window = sample()["img"][2:10, 5:13][:, ::-1].astype(np.int64)
-    np.testing.assert_allclose(led["img"], (np.clip(window + 9, 0, 255) / 255 - 0.5) / 0.5, atol=1e-6)
-    np.testing.assert_array_equal(led["label"], sample()["label"][2:10, 5:13][:, ::-1])
+    np.testing.assert_allclose(replayed["img"], (np.clip(window + 9, 0, 255) / 255 - 0.5) / 0.5, atol=1e-6)
+    np.testing.assert_array_equal(replayed["label"], sample()["label"][2:10, 5:13][:, ::-1])
 
 
 @pytest.mark.parametrize("decisions", [{}, {"RandomFlip": True, "RandomCrop": [0, 0]}, {"RandomResize": [4, 4]}])
 def test_decisions_for_other_transforms_are_refused(decisions):
     with pytest.raises(RunError, match="RandomFlip"):
-        data.led_by([T.RandomFlip(), T.Normalize()], decisions)
+        data.replay_with([T.RandomFlip(), T.Normalize()], decisions)
 
 
 @pytest.mark.parametrize("reference, mean, std", [
@@ -67,10 +60,10 @@ def test_our_side_needs_the_recorded_decisions(tmp_path):
         next(data.replay(tmp_path, Namespace(reference="mmseg", output=tmp_path)))
 
 
-def compare_with(reference, recorder, root, output, folder=None):
+def compare_with(reference, recorder, root, output):
     """Record on three scenes, replay, and return the largest difference of the images."""
     pytest.importorskip("cityscapesscripts")
-    args = Namespace(reference=reference, output=output, num_scenes=3, paddleseg=folder)
+    args = Namespace(reference=reference, output=output, num_scenes=3)
     data.draw_scenes(root, (128, 256), 3)
     theirs = list(recorder(root, args))
     names = [scene["path"].rpartition("/")[2] for scene in theirs]
@@ -94,7 +87,7 @@ def test_mmsegmentations_pipeline_gives_the_same(tmp_path):
 def test_paddlesegs_pipeline_gives_the_same(tmp_path):
     pytest.importorskip("torch")  # the environment of the alignment, which has what PaddleSeg imports
     try:
-        folder = paddleseg_reference.find_folder()
+        paddleseg_reference.find_folder()
     except RunError:
         pytest.skip("PaddleSeg isn't installed")
-    assert compare_with("paddleseg", data.record_paddleseg, tmp_path / "scenes", tmp_path, folder) < 1e-6
+    assert compare_with("paddleseg", data.record_paddleseg, tmp_path / "scenes", tmp_path) < 1e-6

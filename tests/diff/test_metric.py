@@ -16,11 +16,8 @@ def found_in(case):
     return set(predictions[valid].tolist()), set(labels[valid].tolist())
 
 
-def test_every_class_is_there():
+def test_which_classes_are_there():
     assert found_in("all_classes") == (CLASSES, CLASSES)
-
-
-def test_classes_are_absent_as_said():
     predicted, labelled = found_in("absent_classes")
     assert predicted == CLASSES - {*metric.NOWHERE, metric.ONLY_LABELLED}
     assert labelled == CLASSES - {*metric.NOWHERE, metric.ONLY_PREDICTED}
