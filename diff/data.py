@@ -100,7 +100,8 @@ def record_paddleseg(root: Path, args: argparse.Namespace) -> Iterator[Dict]:
     """PaddleSeg's data set and transforms."""
     config = paddleseg_reference.load_recipe()
     config["train_dataset"]["dataset_root"] = str(root)
-    reply = paddleseg_reference.run({"job": "data", "config": config, "num_scenes": args.num_scenes, "seed": SEED})
+    reply = paddleseg_reference.run({"job": "data", "config": config, "num_scenes": args.num_scenes, "seed": SEED},
+                                    args.paddleseg)
     for number, scene in enumerate(reply["scenes"]):
         yield {**scene, "image": reply["images"][str(number)], "label": reply["labels"][str(number)]}
 
@@ -155,7 +156,9 @@ def normalisation(reference: str) -> Tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     args = step.parse_args(__doc__, [
         ("--size", dict(type=int, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"), help="of the scenes")),
-        ("--num_scenes", dict(type=int, default=20, help="default: 20"))], ("float32",), ("mmseg", "paddleseg"))
+        ("--num_scenes", dict(type=int, default=20, help="default: 20")),
+        ("--paddleseg", dict(metavar="DIR", help=f"PaddleSeg's folder; default: {paddleseg_reference.FOLDER}"))
+    ], ("float32",), ("mmseg", "paddleseg"))
     step.set_threads(args)
     root = inputs.ROOT / "diff" / "output" / f"scenes_{args.num_scenes}_{args.size[0]}x{args.size[1]}"
     draw_scenes(root, args.size, args.num_scenes)

@@ -116,7 +116,9 @@ AREAS: List[str] = ["intersection", "prediction", "label"]
 
 
 def main() -> None:
-    args = step.parse_args(__doc__, (), ("float64",), ("mmseg", "paddleseg"))
+    args = step.parse_args(__doc__, [
+        ("--paddleseg", dict(metavar="DIR", help=f"PaddleSeg's folder; default: {paddleseg_reference.FOLDER}"))
+    ], ("float64",), ("mmseg", "paddleseg"))
     step.set_threads(args)
     log = step.Log(args, "metric")
     images = cases()
@@ -125,7 +127,7 @@ def main() -> None:
     elif args.reference == "mmseg":
         scores = {case: score_mmseg(*pair) for case, pair in images.items()}
     else:
-        scores = score_paddleseg(images)
+        scores = score_paddleseg(images, args.paddleseg)
     for case, found in scores.items():
         is_partial = args.reference == "paddleseg" and case == "absent_classes"
         log.add_all(case, {name: found[name] for name in (AREAS if is_partial else found)})
