@@ -5,6 +5,7 @@ replaced whole. `Resolver` returns the same tree with Components in it, which ho
 """
 
 import inspect
+import itertools
 import math
 import os
 import re
@@ -25,8 +26,9 @@ _MAX_BYTES = 1 << 18
 _MAX_VALUES = 10_000
 _MAX_DEPTH = 32
 _MAX_INT = 2 ** 63 - 1
+_MAX_DIGITS = 32  # more than any number's; Python refuses to print some thousands
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", dict: "a mapping",
           list: "a list", type(None): "None"}
 
@@ -66,45 +68,7 @@ class Component(dict):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads plain data alone, refuses a key twice, and reads 1e-4 and None as people mean them.
-
-    Aliases count as what they stand for: a few lines of them could otherwise stand for more than any memory holds.
-    """
-
-    count = 0
-
-    def compose_node(self, parent, index):
-        is_alias, before, mark = self.check_event(yaml.AliasEvent), self.count, self.peek_event().start_mark
-        node = super().compose_node(parent, index)
-        if is_alias and not hasattr(node, "count"):  # it is being read
-            raise yaml.MarkedYAMLError(None, None, "an alias stands within what it stands for", mark)
-        self.count += node.count if is_alias else 1
-        node.count = self.count - before
-        if self.count > _MAX_VALUES:
-            raise yaml.MarkedYAMLError(None, None, f"more than {_MAX_VALUES} values", mark)
-        return node
-
-    def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(None, None, "a key must be a word", key.start_mark)
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(None, None, f"the key {key.value} stands twice", key.start_mark)
-            seen.add(key.value)
-        return node
-
-    def construct_object(self, node, deep=False):
-        if node.tag not in _TAGS:
-            raise yaml.MarkedYAMLError(None, None, f"{node.tag.rpartition(':')[2]} is neither text nor a number; if it "
-                                       f"is meant as text, put it in quotes", node.start_mark)
-        value = super().construct_object(node, deep)
-        if isinstance(value, str) and _CONTROL.search(value):
-            raise ValueError(f"text with a control character: {_shown(value)}")
-        if isinstance(value, int) and abs(value) > _MAX_INT:
-            raise ValueError("a whole number of more than 64 bits")
-        return value
+    """SafeLoader that reads 1e-4 and None as people mean them."""
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
@@ -205,22 +169,51 @@ def _parse(text: str) -> Any:
         ValueError: it is something else; the message is one line.
     """
     try:
-        content = yaml.load(text, Loader=_Loader)
-        annotate(content, "")
-        return content
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        _check_nodes(node, itertools.count(1))
+        return None if node is None else loader.construct_document(node)
     except Exception as error:  # on tags that don't fit their values, PyYAML raises anything
         raise ValueError(_one_line(error)) from error
 
 
+def _check_nodes(node: Optional[yaml.Node], counter: Iterator[int], depth: int = 0) -> None:
+    """Refuse what no config holds, before it is constructed.
+
+    An alias counts as what it stands for: a few lines of them could otherwise stand for more than any memory holds.
+    """
+    if node is None:  # an empty file
+        return
+    children, fault = [], None
+    if depth > _MAX_DEPTH:
+        fault = f"nested deeper than {_MAX_DEPTH} levels"
+    elif next(counter) > _MAX_VALUES:
+        fault = f"more than {_MAX_VALUES} values"
+    elif node.tag not in _TAGS:
+        fault = f"{node.tag.rpartition(':')[2]} is neither text nor a number; if it is meant as text, put it in quotes"
+    elif isinstance(node, yaml.MappingNode):
+        keys, children = [key.value for key, _ in node.value], [part for pair in node.value for part in pair]
+        if not all(isinstance(key, str) for key in keys):
+            fault = "a key must be a word"
+        elif len(set(keys)) < len(keys):
+            fault = f"the key {next(key for key in keys if keys.count(key) > 1)} stands twice"
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif _CONTROL.search(node.value):
+        fault = f"text with a control character: {_shown(node.value)}"
+    elif node.tag.endswith("int") and len(node.value) > _MAX_DIGITS:
+        fault = f"a whole number of more than {_MAX_DIGITS} digits"
+    if fault:
+        raise yaml.MarkedYAMLError(None, None, fault, node.start_mark)
+    for child in children:
+        _check_nodes(child, counter, depth + 1)
+
+
 def _read_with_bases(path: str, children: Tuple[str, ...], known: Dict[str, dict]) -> dict:
-    """The tree of a file over those of its bases; `known` holds what was read already, by real path."""
-    try:
-        real = os.path.realpath(path)
-    except ValueError as error:
-        raise ConfigError(f"{path!r}: {error}") from error
+    """The tree of a file over those of its bases; `known` holds what was read already, by path."""
     if len(children) > _MAX_DEPTH:
         raise ConfigError(f"{path}: {_BASE_KEY} leads through more than {_MAX_DEPTH} files, or in a circle")
-    if real not in known:
+    if path not in known:
         content, base_tree = _read_yaml(path, children), {}
         bases = content.pop(_BASE_KEY, [])
         bases = [bases] if isinstance(bases, str) else bases
@@ -229,11 +222,12 @@ def _read_with_bases(path: str, children: Tuple[str, ...], known: Dict[str, dict
         for base in bases:  # as in PaddleSeg, an earlier base wins over a later one, and the file over all
             base_path = os.path.normpath(os.path.join(os.path.dirname(path), base))
             base_tree = _merge(_read_with_bases(base_path, (*children, path), known), base_tree)
-        known[real] = _merge(base_tree, {str(key): annotate(value, path) for key, value in content.items()})
-    return known[real]
+        known[path] = _merge(base_tree, annotate(content, path) if content else {})
+    return known[path]
 
 
 def _read_yaml(path: str, children: Tuple[str, ...]) -> dict:
+    """The mapping in a file; `children` name it as their base."""
     try:
         if children and os.path.exists(path) and not os.path.isfile(path):
             raise OSError("not a file")
@@ -265,20 +259,13 @@ def _merge(base: dict, over: dict) -> dict:
     return merged
 
 
-def annotate(value: Any, origin: str, depth: int = 0) -> Any:
-    """Plain data to a tree of Leafs that all bear `origin`.
-
-    Raises:
-        ValueError: it is nested deeper than any config is.
-    """
-    if depth > _MAX_DEPTH:
-        raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
+def annotate(value: Any, origin: str) -> Any:
+    """Plain data to a tree of Leafs that all bear `origin`."""
     if isinstance(value, dict) and value:
-        return {str(key): annotate(item, origin, depth + 1) for key, item in value.items()}
+        return {str(key): annotate(item, origin) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        items = [annotate(item, origin, depth + 1) for item in value]
         if any(isinstance(item, dict) for item in value):
-            return items
+            return [annotate(item, origin) for item in value]
         return Leaf(list(value), origin)
     return Leaf(value, origin)
 

@@ -38,25 +38,17 @@ def test_a_file_overrides_its_base_key_by_key(write, child, base, expected):
     assert values(load_config(write(child=f"_base_: base.yml\n{child}", base=base))) == expected
 
 
-def test_every_value_knows_its_file(write):
-    child, base = "_base_: base.yml\nm: {b: 2}\ne: {_inherited_: False}", "m: {a: 1}\ne: {x: 1}"
-    config = load_config(write(child=child, base=base))
-    assert [config.origin(key) for key in ("m.a", "m.b", "e")] == ["base.yml", "child.yml", "child.yml"]
-
-
-def test_the_first_of_several_bases_wins_and_all_may_be_dropped(write):
-    files = {"one": "a: 1\nm: {x: 1}", "two": "a: 2\nb: 2\nm: {y: 2}"}
-    assert values(load_config(write(child="_base_: [one.yml, two.yml]", **files))) == {
-        "a": 1, "b": 2, "m": {"x": 1, "y": 2}}
-    assert load_config(write(child="_base_: [one.yml, two.yml]\nm: {_inherited_: False}", **files))["m"] == {}
-
-
-def test_bases_are_relative_to_the_file_that_names_them(write, tmp_path):
-    write(top="_base_: sub/middle.yml")
+def test_every_value_knows_its_file(write, tmp_path):
+    """Bases are relative to the file that names them, the first of several wins, and all may be dropped."""
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "middle.yml").write_text("_base_: ../root.yml\nb: 1")
-    (tmp_path / "root.yml").write_text("a: 1")
-    assert values(load_config("top.yml")) == {"a": 1, "b": 1}
+    (tmp_path / "sub" / "middle.yml").write_text("_base_: [../one.yml, ../two.yml]\nm: {b: 2}\ne: {_inherited_: False}")
+    write(top="_base_: sub/middle.yml\nn: {_inherited_: False}", one="a: 1\nm: {a: 1}\ne: {x: 1}",
+          two="a: 2\nc: 3\nm: {d: 4}\nn: {x: 1}")
+    config = load_config("top.yml")
+    assert values(config) == {"a": 1, "m": {"a": 1, "b": 2, "d": 4}, "e": {}, "c": 3, "n": {}}
+    origins = {"a": "one.yml", "m.a": "one.yml", "m.b": "sub/middle.yml", "m.d": "two.yml", "e": "sub/middle.yml",
+               "c": "two.yml", "n": "top.yml"}
+    assert {key: config.origin(key) for key in origins} == origins
 
 
 @pytest.mark.parametrize("files, message", [
@@ -74,10 +66,10 @@ def test_bases_are_relative_to_the_file_that_names_them(write, tmp_path):
     ({"a": "x: 2026-11-21"}, "in quotes"), ({"a": "x: 2026-13-45"}, "not valid YAML"),
     ({"a": "x: !!timestamp tomorrow"}, "not valid YAML"), ({"a": "x: !!bool perhaps"}, "not valid YAML"),
     ({"a": "x: !!map scalar"}, "not valid YAML"), ({"a": "x: !!set {a}"}, "neither text nor a number"),
-    ({"a": f"x: {'7' * 5000}"}, "not valid YAML"), ({"a": f"x: 0x{'f' * 5000}"}, "64 bits"),
+    ({"a": f"x: {'7' * 5000}"}, "not valid YAML"), ({"a": f"x: 0x{'f' * 5000}"}, "32 digits"),
     ({"a": 'x: "a\\nb"'}, "control character"), ({"a": '"a\\eb": 1'}, "control character"),
     ({"a": 'x: "\\uD800"'}, "control character"),
-    ({"a": "x: &a [*a]"}, "within what it stands for"), ({"a": "x: &a {<<: *a}"}, "within what it stands for"),
+    ({"a": "x: &a [*a]"}, "nested deeper than 32"), ({"a": "x: &a {<<: *a}"}, "nested deeper than 32"),
     ({"a": f"x: {'[' * 3000}{']' * 3000}"}, "recursion depth"), ({"a": "y" * 300_000}, "256 KiB"),
     ({"a": f"x: &a {'[' * 20}{']' * 20}\ny: {'[' * 20}*a{']' * 20}"}, "nested deeper than 32"),
     ({"a": "x: {[a]: 1}"}, "a key must be a word"),
@@ -88,17 +80,11 @@ def test_bad_files_are_named(write, files, message):
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("first, next_level", [
-    ("&a0 [1]", "&a{0} [{1}]"), ("&a0 {k: 1}", "&a{0} {{x: {2}, y: {2}, z: {2}}}"),
-    ("&a0 {k: 1}", "&a{0} {{<<: [{1}]}}")])
-def test_a_few_aliases_cannot_stand_for_more_than_memory_holds(write, first, next_level):
-    levels = [f"a0: {first}"] + [
-        f"a{i}: " + next_level.format(i, ", ".join([f"*a{i - 1}"] * 9), f"*a{i - 1}") for i in range(1, 25)]
+@pytest.mark.parametrize("level", ["&a{0} [{1}]", "&a{0} {{x: {2}, y: {2}, z: {2}}}", "&a{0} {{<<: [{1}]}}"])
+def test_a_few_aliases_cannot_stand_for_more_than_memory_holds(write, level):
+    lines = [f"a{i}: " + level.format(i, ", ".join([f"*a{i - 1}"] * 9), f"*a{i - 1}") for i in range(1, 25)]
     with pytest.raises(ConfigError, match="more than 10000 values"):
-        load_config(write(a="\n".join(levels)))
-
-
-def test_aliases_and_merges_within_reason(write):
+        load_config(write(a="\n".join(["a0: &a0 {k: 1}", *lines])))
     assert values(load_config(write(a="a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]"))) == {
         "a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": [{"x": 1}, {"x": 1}]}
 
@@ -106,21 +92,13 @@ def test_aliases_and_merges_within_reason(write):
 def test_each_base_is_read_once(write):
     files = {f"f{i}": f"_base_: [f{i + 1}.yml, f{i + 1}.yml]\nk{i}: {i}" for i in range(25)}  # 2^25 ways
     assert values(load_config(write(**files, f25="a: 1"))) == {"a": 1, **{f"k{i}": i for i in range(25)}}
-    files = {f"f{i}": f"_base_: f{i + 1}.yml" for i in range(40)}
-    with pytest.raises(ConfigError, match="more than 32 files"):
-        load_config(write(**files, f40="a: 1"))
-
-
-@pytest.mark.parametrize("text, value", [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("5E3", 5e3), ("None", None),
-                                         ("null", None), ("Nonesuch", "Nonesuch"), ("True", True)])
-def test_scalars_are_read_as_people_mean_them(write, text, value):
-    assert load_config(write(a=f"x: {text}"))["x"] == value
 
 
 # ---- overrides ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("option, key, value", [
-    ("batch_size=3", "batch_size", 3),
+    ("batch_size=1e-4", "batch_size", 1e-4), ("batch_size=5E3", "batch_size", 5e3),
+    ("batch_size=Nonesuch", "batch_size", "Nonesuch"), ("batch_size=True", "batch_size", True),
     ("model.backbone.pretrained=None", "model.backbone.pretrained", None),
     ("model.backbone.output_stride=16", "model.backbone.output_stride", 16),
     ("loss.types.1.type=SELoss", "loss.types.1.type", "SELoss"),
@@ -249,16 +227,13 @@ def test_errors_name_file_key_and_nearest(write, text, message):
         resolve(write, text)
 
 
-def test_what_a_base_leaks_into_another_type_is_refused(write):
-    path = write(child="_base_: base.yml\nmodel: {type: Other}", base="model: {type: Net, flag: True}")
-    with pytest.raises(ConfigError, match="base.yml: model.flag .*_inherited_: False under model drops"):
-        Resolver().resolve(NETS, load_config(path).tree["model"], "model")
-
-
-@pytest.mark.parametrize("text", ["m: 3", "m: [1]", "m: {}", "m: [{type: A}]"])
-def test_a_section_without_a_type_must_be_a_mapping(write, text):
-    with pytest.raises(ConfigError, match="a.yml: m must be a mapping, not"):
-        Resolver().resolve(group, load_config(write(a=text)).tree["m"], "m")
+@pytest.mark.parametrize("reader, text, message", [
+    (NETS, "_base_: base.yml\nm: {type: Other}", "base.yml: m.flag .*_inherited_: False under m drops"),
+    *((group, text, "a.yml: m must be a mapping, not") for text in ("m: 3", "m: [1]", "m: {}", "m: [{type: A}]"))])
+def test_sections_that_a_base_or_a_list_spoils(write, reader, text, message):
+    path = write(a=text, base="m: {type: Net, flag: True}")
+    with pytest.raises(ConfigError, match=message):
+        Resolver().resolve(reader, load_config(path).tree["m"], "m")
 
 
 @pytest.mark.parametrize("value, hint, expected", [
@@ -276,16 +251,11 @@ def test_matches(value, hint, expected):
 
 # ---- writing --------------------------------------------------------------------------------------
 
-def test_an_origin_stays_a_comment(write, tmp_path):
-    write(a="x: 1")
-    (tmp_path / "a.yml").rename(tmp_path / "a\ny: 2.yml")
-    assert yaml.safe_load(load_config("a\ny: 2.yml").dump()) == {"x": 1}
-
-
 def test_dump_reads_back_equal_and_names_origins(write):
     path = write(child="_base_: base.yml\na: {s: '# no: comment', f: 1e-5, l: [1, 2], n: None, e: {}}\n"
                        "t: [{type: A, x: {y: [0.5]}}, {type: B}]\nu: 'Größe'", base="b: [one, 'two, three']\nv: true")
     config = load_config(path, ["b=[x]"])
+    config.set("c", 3, "a\ny: 2")  # a file may be called so
     dumped = config.dump()
     assert yaml.safe_load(dumped) == values(config)
     write(again=dumped)

@@ -9,24 +9,15 @@ def registry():
     return ComponentManager("things")
 
 
-def test_registers_under_name_and_aliases(registry):
+def test_registers_under_name_and_aliases_one_or_a_list(registry):
     @registry.add_component(aliases=("Other",))
     class Thing:
         pass
 
     assert registry["Thing"] is registry["Other"] is Thing
     assert len(registry) == 2 and "Thing" in registry and sorted(registry) == ["Other", "Thing"]
-
-
-def test_registers_a_list_as_paddleseg_code_does(registry):
-    def first():
-        pass
-
-    def second():
-        pass
-
-    assert registry.add_component([first, second]) == [first, second]
-    assert registry["second"] is second
+    listed = [type("First", (), {}), type("Second", (), {})]  # as PaddleSeg's code does
+    assert registry.add_component(listed) == listed and registry["Second"] is listed[1]
 
 
 def test_refuses_a_name_that_is_taken(registry):
