@@ -6,13 +6,11 @@ import numpy as np
 from scenes.canvas import Canvas, quad_texture
 from scenes.light import Light
 
-PLASTER = [(214, 196, 160), (206, 176, 140), (196, 190, 180), (222, 210, 188), (178, 158, 142),
-           (200, 160, 138),
+PLASTER = [(214, 196, 160), (206, 176, 140), (196, 190, 180), (222, 210, 188), (178, 158, 142), (200, 160, 138),
            (182, 186, 176), (226, 202, 146), (190, 172, 168)]
 BRICK = [(150, 88, 70), (132, 80, 66), (164, 108, 82), (118, 84, 74)]
 CONCRETE = [(160, 160, 158), (176, 172, 164), (140, 144, 148), (186, 184, 180)]
-SHOP = [(150, 40, 40), (30, 70, 120), (40, 96, 70), (60, 60, 66), (180, 140, 50), (112, 52, 92),
-        (200, 196, 186)]
+SHOP = [(150, 40, 40), (30, 70, 120), (40, 96, 70), (60, 60, 66), (180, 140, 50), (112, 52, 92), (200, 196, 186)]
 TILES = [(136, 76, 58), (118, 66, 54), (84, 82, 86), (100, 74, 62)]
 
 
@@ -27,8 +25,7 @@ class Facade:
     """
 
     def __init__(self, rng: np.random.Generator, light: Light, length: float, height: float, scale: float,
-                 sunlit: float,
-                 colour=None):
+                 sunlit: float, colour=None):
         self.rng, self.light, self.scale, self.sunlit = rng, light, scale, sunlit
         self.length, self.height = length, height
         self.image = np.zeros((max(4, int(height * scale)), max(4, int(length * scale)), 3), np.uint8)
@@ -155,8 +152,7 @@ class Facade:
             self._pane(x + 0.04, low, x + wide - 0.04, 2.7)
             if shop:  # goods behind the glass, the name above
                 for spot in np.arange(x + 0.2, x + wide - 0.4, 0.55):
-                    self.rect(spot, low, spot + 0.35, low + rng.uniform(0.4, 1.2), rng.uniform(60, 230, 3),
-                              0.2)
+                    self.rect(spot, low, spot + 0.35, low + rng.uniform(0.4, 1.2), rng.uniform(60, 230, 3), 0.2)
                 self.rect(x - 0.1, 2.85, x + wide + 0.1, high - 0.35, sign)
                 for spot in np.arange(x + 0.3, x + wide - 0.4, 0.4):
                     self.rect(spot, 2.97, spot + 0.24, high - 0.5, sign * 0.3 + 170)

@@ -44,8 +44,7 @@ def box(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
 
 def limb(start, end, radius: float, end_radius: Optional[float] = None) -> np.ndarray:
     """Two discs and what lies between them."""
-    both = np.concatenate([disc(*start, radius, 12), disc(*end, radius if end_radius is None else end_radius,
-                                                          12)])
+    both = np.concatenate([disc(*start, radius, 12), disc(*end, radius if end_radius is None else end_radius, 12)])
     return cv2.convexHull(both.astype(np.float32))[:, 0].astype(np.float64)
 
 
@@ -166,8 +165,7 @@ class Canvas:
         area = self.image[y0:y1, x0:x1]
         area[:] = (area * mask[..., None]).astype(np.uint8)
 
-    def contact(self, x: float, z: float, half_width: float, half_length: float,
-                strength: float = 0.45) -> None:
+    def contact(self, x: float, z: float, half_width: float, half_length: float, strength: float = 0.45) -> None:
         """The shadow under something that stands at (x, z)."""
         lean = -0.5 * self.light.sun * half_width if self.light.casts_shadows else 0.0
         oval = disc(0, 0, 1.0, 24) * (half_width, half_length) + (x + lean, z)
@@ -186,8 +184,7 @@ def quad_texture(texture: np.ndarray, corners: np.ndarray) -> Callable:
     def paint(patch: np.ndarray, limits: Sequence[int]) -> None:
         target = (corners - (limits[0], limits[1])).astype(np.float32)
         matrix = cv2.getPerspectiveTransform(source, target)
-        patch[:] = cv2.warpPerspective(texture, matrix, (patch.shape[1], patch.shape[0]),
-                                       flags=cv2.INTER_LINEAR,
+        patch[:] = cv2.warpPerspective(texture, matrix, (patch.shape[1], patch.shape[0]), flags=cv2.INTER_LINEAR,
                                        borderMode=cv2.BORDER_REPLICATE)
 
     return paint

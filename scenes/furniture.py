@@ -90,8 +90,7 @@ def _round_sign(sprite: Sprite, plane, rng: np.random.Generator, unit: float) ->
     if rng.random() < 0.6:  # prohibition
         sprite.add(plane(disc(0, 0, unit)), (198, 34, 40))
         if rng.random() < 0.4:  # no entry, or a speed limit
-            sprite.add(plane(box(-0.68 * unit, -0.17 * unit, 0.68 * unit, 0.17 * unit)), (242, 242, 238),
-                       body=False)
+            sprite.add(plane(box(-0.68 * unit, -0.17 * unit, 0.68 * unit, 0.17 * unit)), (242, 242, 238), body=False)
         else:
             sprite.add(plane(disc(0, 0, 0.7 * unit)), (240, 240, 236), body=False)
             for x in (-0.26, 0.26):
@@ -100,8 +99,7 @@ def _round_sign(sprite: Sprite, plane, rng: np.random.Generator, unit: float) ->
     else:
         sprite.add(plane(disc(0, 0, unit)), (236, 238, 240))
         sprite.add(plane(disc(0, 0, 0.9 * unit)), (28, 84, 176), body=False)
-        arrow = np.array([(-0.12, -0.6), (-0.12, 0.1), (-0.4, 0.1), (0, 0.6), (0.4, 0.1), (0.12, 0.1),
-                          (0.12, -0.6)])
+        arrow = np.array([(-0.12, -0.6), (-0.12, 0.1), (-0.4, 0.1), (0, 0.6), (0.4, 0.1), (0.12, 0.1), (0.12, -0.6)])
         turn = rng.choice([0.0, 0.8, -0.8])
         rotate = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
         sprite.add(plane(unit * arrow @ rotate), (240, 240, 240), body=False)
@@ -115,8 +113,7 @@ def _angular_sign(sprite: Sprite, plane, rng: np.random.Generator, unit: float) 
         sprite.add(plane(triangle * (unit, flip * unit)), (200, 34, 40))
         sprite.add(plane(triangle * (0.62 * unit, flip * 0.62 * unit)), (242, 242, 236), body=False)
         if flip > 0:
-            sprite.add(plane(box(-0.09 * unit, -0.3 * unit, 0.09 * unit, 0.35 * unit)), (40, 40, 44),
-                       body=False)
+            sprite.add(plane(box(-0.09 * unit, -0.3 * unit, 0.09 * unit, 0.35 * unit)), (40, 40, 44), body=False)
     elif kind == 1:  # priority road
         diamond = np.array([(-1.1, 0), (0, 1.1), (1.1, 0), (0, -1.1)])
         sprite.add(plane(diamond * unit), (240, 240, 236))
@@ -126,14 +123,11 @@ def _angular_sign(sprite: Sprite, plane, rng: np.random.Generator, unit: float) 
         octagon = np.stack([np.cos(turn), np.sin(turn)], axis=1)
         sprite.add(plane(octagon * 1.05 * unit), (242, 242, 238))
         sprite.add(plane(octagon * 0.95 * unit), (196, 30, 36), body=False)
-        sprite.add(plane(box(-0.65 * unit, -0.2 * unit, 0.65 * unit, 0.2 * unit)), (240, 240, 238),
-                   body=False)
+        sprite.add(plane(box(-0.65 * unit, -0.2 * unit, 0.65 * unit, 0.2 * unit)), (240, 240, 238), body=False)
     else:  # parking
         sprite.add(plane(box(-0.85 * unit, -0.95 * unit, 0.85 * unit, 0.95 * unit)), (240, 242, 244))
-        sprite.add(plane(box(-0.77 * unit, -0.87 * unit, 0.77 * unit, 0.87 * unit)), (26, 82, 172),
-                   body=False)
-        sprite.add(plane(box(-0.35 * unit, -0.6 * unit, -0.12 * unit, 0.6 * unit)), (242, 242, 242),
-                   body=False)
+        sprite.add(plane(box(-0.77 * unit, -0.87 * unit, 0.77 * unit, 0.87 * unit)), (26, 82, 172), body=False)
+        sprite.add(plane(box(-0.35 * unit, -0.6 * unit, -0.12 * unit, 0.6 * unit)), (242, 242, 242), body=False)
         sprite.add(plane(disc(-0.02 * unit, 0.25 * unit, 0.36 * unit)), (242, 242, 242), body=False)
         sprite.add(plane(disc(-0.02 * unit, 0.25 * unit, 0.15 * unit)), (26, 82, 172), body=False)
 
@@ -154,8 +148,7 @@ def traffic_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -
         sprite.add(plane(box(-half, 0, half, 1.2)), board, body=False)
         for y in (0.2, 0.7):
             sprite.add(plane(box(-0.8 * half, y, rng.uniform(0.1, 0.6) * half, y + 0.26)), text, body=False)
-            sprite.add(plane(np.array([(0.7, y), (0.9, y + 0.13), (0.7, y + 0.26)]) * (half, 1)), text,
-                       body=False)
+            sprite.add(plane(np.array([(0.7, y), (0.9, y + 0.13), (0.7, y + 0.26)]) * (half, 1)), text, body=False)
         canvas.stamp("traffic sign", sprite, z)
         return
     count = int(rng.choice([1, 2], p=[0.65, 0.35]))

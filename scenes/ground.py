@@ -22,8 +22,7 @@ def paint_sky(canvas: Canvas, rng: np.random.Generator) -> None:
         flat = 0.25 + 0.75 * rows[..., 0]  # clouds are flatter and nearer to each other towards the horizon
         x = np.arange(width)[None, :] * (512 / camera.width) + shift[0]
         y = stretch * np.arange(height)[:, None] * (256 / camera.height) * flat + shift[1]
-        cloud = light.sample(cv2.GaussianBlur(light.clouds, (0, 0), 1.5), np.broadcast_to(x, (height, width)),
-                             y, 1.0)
+        cloud = light.sample(cv2.GaussianBlur(light.clouds, (0, 0), 1.5), np.broadcast_to(x, (height, width)), y, 1.0)
         opacity = np.clip((cloud - cover) * 0.8, 0, 0.85)[..., None]
         white = light.on((250, 250, 250), 0.55)
         sky += (white - 22 * np.clip(cloud - cover - 0.8, 0, 1.5)[..., None] - sky) * opacity
@@ -138,8 +137,7 @@ class Ground:
         mask = np.zeros((y1 - y0, x1 - x0), np.float32)
         fill(mask, outline - (x0, y0), 1.0, smooth=False)
         x, z = camera.ground_at(limits)
-        wear = np.clip(1.2 - self.worn * 0.4 * np.abs(self.light.sample(self.light.clouds, x, z, 25.0)), 0.3,
-                       1)
+        wear = np.clip(1.2 - self.worn * 0.4 * np.abs(self.light.sample(self.light.clouds, x, z, 25.0)), 0.3, 1)
         paint = self.light.on(colour, 0.55)
         paint = paint + (self.light.haze - paint) * (1 - np.exp(-z / self.light.haze_m))[..., None]
         share_of = (share * mask * wear)[..., None]

@@ -16,8 +16,7 @@ FAR = 120.0  # metres: where the street ends
 HALF_WIDTHS = {
     vehicles.car: 1.0, vehicles.crossing_car: 2.4, vehicles.bus: 1.3, vehicles.truck: 1.3, vehicles.tram: 1.3,
     plants.tree: 2.9, plants.bush: 1.8, furniture.street_lamp: 2.5, furniture.signal_post: 4.5,
-    furniture.traffic_sign: 1.5, buildings.building: 0.1, furniture.wall: 0.1, furniture.fence: 0.1,
-    plants.hedge: 0.1}
+    furniture.traffic_sign: 1.5, buildings.building: 0.1, furniture.wall: 0.1, furniture.fence: 0.1, plants.hedge: 0.1}
 DEPTHS = {buildings.building: 14.0}  # metres that it goes on behind its front
 
 
@@ -92,8 +91,7 @@ class Street:
         ground, rng = self.ground, self.rng
         for side in (-1, 1):
             behind_fronts = "terrain" if rng.random() < 0.65 else "sidewalk"
-            ground.strip(behind_fronts, self.front[side], side * 90.0, NEAR, FAR,
-                         getattr(ground, behind_fronts))
+            ground.strip(behind_fronts, self.front[side], side * 90.0, NEAR, FAR, getattr(ground, behind_fronts))
             ground.strip("sidewalk", self.kerb[side], self.front[side], NEAR, FAR, ground.sidewalk)
             if self.verge[side] and side != self.tram_side:
                 ground.strip("terrain", self.kerb[side], self.walk[side], NEAR, FAR, ground.terrain)
@@ -158,8 +156,7 @@ class Street:
             edge = reach + side * rng.uniform(-1.2, 1.2)
             corners = np.array([(self.front[side] * 1.05, z), (edge, z + 1), (edge, z + long),
                                 (self.front[side] * 1.05, z + long)])
-            self.canvas.shadow(self.canvas.camera.ground(corners), 0.3,
-                               self.canvas.camera.pixels(0.08, z + 3))
+            self.canvas.shadow(self.canvas.camera.ground(corners), 0.3, self.canvas.camera.pixels(0.08, z + 3))
             z += long + (rng.uniform(1, 3) if rng.random() < 0.35 else -0.5)
 
     def sides(self) -> None:
@@ -240,8 +237,7 @@ class Street:
             if not self.crossing or kind != "car" or not self.crossing - 5 - long < z < self.crossing + 7.5:
                 draw = {"bus": vehicles.bus, "truck": vehicles.truck, "car": vehicles.car}[kind]
                 shifted = x + rng.uniform(-0.25, 0.25)
-                self.put(shifted, z, z + long, draw, shifted, z + long / 2,
-                         heading + rng.uniform(-0.02, 0.02))
+                self.put(shifted, z, z + long, draw, shifted, z + long / 2, heading + rng.uniform(-0.02, 0.02))
             z += long + rng.uniform(5, 20)
             kind = str(rng.choice(["car"] * 10 + ["truck", "bus"]))
 

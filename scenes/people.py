@@ -5,8 +5,7 @@ import numpy as np
 from scenes.canvas import Canvas, Sprite, box, disc, limb
 
 SKIN = [(226, 182, 152), (206, 158, 124), (164, 112, 80), (112, 76, 56)]
-CLOTHES = [(176, 44, 48), (44, 72, 134), (36, 38, 44), (206, 200, 188), (66, 108, 76), (214, 164, 56),
-           (120, 64, 116),
+CLOTHES = [(176, 44, 48), (44, 72, 134), (36, 38, 44), (206, 200, 188), (66, 108, 76), (214, 164, 56), (120, 64, 116),
            (96, 116, 134), (188, 96, 52), (60, 46, 42)]
 TROUSERS = [(38, 44, 62), (48, 48, 50), (92, 82, 68), (30, 30, 34), (70, 84, 108), (128, 118, 100)]
 HAIR = [(34, 26, 22), (70, 48, 32), (132, 98, 58), (150, 148, 144), (24, 22, 24)]
@@ -42,8 +41,7 @@ def person(canvas: Canvas, rng: np.random.Generator, x: float, z: float, tall: f
     hip, shoulder = 0.92 * unit, 1.42 * unit
     swing = stride * (0.8 if abs(turned) == 1 else 0.2)
     wide = (0.15 if abs(turned) == 1 else 0.2) * unit
-    sprite.add(plane(limb((-swing * 0.2, shoulder - 0.06), (-wide - swing, hip - 0.02), 0.06 * unit)),
-               top * 0.75)
+    sprite.add(plane(limb((-swing * 0.2, shoulder - 0.06), (-wide - swing, hip - 0.02), 0.06 * unit)), top * 0.75)
     skirt = rng.random() < 0.25
     for sign, shade in ((-1, 0.82), (1, 1.0)):
         foot = (sign * stride + (0.05 * sign), 0.06 * unit)
@@ -53,20 +51,16 @@ def person(canvas: Canvas, rng: np.random.Generator, x: float, z: float, tall: f
         sprite.add(plane(limb(foot, (toes, 0.05), 0.06 * unit)), shoes)
     if skirt:
         hem = 0.5 * unit
-        sprite.add(plane([(-wide, hip + 0.1), (wide, hip + 0.1), (wide + 0.13, hem), (-wide - 0.13, hem)]),
-                   legs)
-    sprite.add(plane([(-wide - 0.02, shoulder), (wide + 0.02, shoulder), (wide, hip - 0.06),
-                      (-wide, hip - 0.06)]), top)
+        sprite.add(plane([(-wide, hip + 0.1), (wide, hip + 0.1), (wide + 0.13, hem), (-wide - 0.13, hem)]), legs)
+    sprite.add(plane([(-wide - 0.02, shoulder), (wide + 0.02, shoulder), (wide, hip - 0.06), (-wide, hip - 0.06)]), top)
     sprite.add(plane(limb((-wide + 0.04, shoulder), (wide - 0.04, shoulder), 0.085 * unit)), top)
     lit = canvas.light.sun
     sprite.add(plane([(0.2 * lit * wide, shoulder), (lit * wide, shoulder), (lit * wide * 0.95, hip),
-                      (0.3 * lit * wide, hip)]),
-               np.clip(top * 1.15 + 6, 0, 255), 0.7, body=False)
+                      (0.3 * lit * wide, hip)]), np.clip(top * 1.15 + 6, 0, 255), 0.7, body=False)
     if rng.random() < 0.3:  # a rucksack or a bag
         sprite.add(plane(box(-0.16, 1.02 * unit, 0.16, 1.4 * unit) if turned == 2 else
                          box(wide, 0.75 * unit, wide + 0.2, 1.02 * unit)), _pick(rng, CLOTHES))
-    sprite.add(plane(limb((swing * 0.2 + 0.02, shoulder - 0.06), (wide + swing, hip - 0.02), 0.06 * unit)),
-               top * 0.9)
+    sprite.add(plane(limb((swing * 0.2 + 0.02, shoulder - 0.06), (wide + swing, hip - 0.02), 0.06 * unit)), top * 0.9)
     sprite.add(plane(disc(wide + swing, hip - 0.06, 0.055 * unit, 10)), (206, 164, 136))
     _head(sprite, plane, rng, 0, 1.62 * unit, unit, turned, False)
     canvas.stamp("person", sprite, z)
@@ -82,8 +76,7 @@ def _wheel(sprite: Sprite, plane, x: float, radius: float, tyre: float, rim, sol
         return
     for index in range(28):
         after = (index + 1) % 28
-        sprite.add(plane(np.array([outer[index], outer[after], inner[after], inner[index]])), (26, 26, 28),
-                   body=False)
+        sprite.add(plane(np.array([outer[index], outer[after], inner[after], inner[index]])), (26, 26, 28), body=False)
     for turn in np.arange(0, np.pi, np.pi / 4):
         reach = (radius - tyre) * np.array([np.cos(turn), np.sin(turn)])
         sprite.add(plane(limb((x, radius) - reach, (x, radius) + reach, 0.012)), rim, body=False)
@@ -195,8 +188,7 @@ def rider(canvas: Canvas, rng: np.random.Generator, x: float, z: float, motor: b
             sprite.add(plane(thigh), legs * (0.85 if side < 0 else 1.0))
             sprite.add(plane(limb((side * 0.22, 0.55), (side * 0.17, 0.26), 0.075, 0.055)), legs * 0.85)
             sprite.add(plane(limb((side * 0.22, seat + 0.5), (side * 0.4, seat + 0.16), 0.07)), top * 0.82)
-        sprite.add(plane([(-0.22, seat + 0.56), (0.22, seat + 0.56), (0.19, seat - 0.05),
-                          (-0.19, seat - 0.05)]), top)
+        sprite.add(plane([(-0.22, seat + 0.56), (0.22, seat + 0.56), (0.19, seat - 0.05), (-0.19, seat - 0.05)]), top)
         sprite.add(plane(limb((-0.16, seat + 0.54), (0.16, seat + 0.54), 0.1)), top)
         if rng.random() < 0.4:
             sprite.add(plane(box(-0.15, seat + 0.12, 0.15, seat + 0.5)), _pick(rng, CLOTHES), body=False)

@@ -38,8 +38,7 @@ def rounded(outline, cut: float = 0.16) -> np.ndarray:
     out = [points[0]]
     for before, corner, after in zip(points[:-2], points[1:-1], points[2:]):
         for other in (before, after):
-            out.append(corner + (other - corner) * min(0.3,
-                                                       cut / max(float(np.hypot(*(other - corner))), 1e-6)))
+            out.append(corner + (other - corner) * min(0.3, cut / max(float(np.hypot(*(other - corner))), 1e-6)))
     return np.array([*out, points[-1]])
 
 
@@ -57,8 +56,7 @@ class Vehicle:
                  narrows: float = 0.0, waist: float = 1.0):
         self.canvas, self.light = canvas, canvas.light
         self.x, self.z, self.heading = x, z, heading
-        self.outline, self.half, self.paint = np.array(outline, np.float64), width / 2, np.array(paint,
-                                                                                                 np.float64)
+        self.outline, self.half, self.paint = np.array(outline, np.float64), width / 2, np.array(paint, np.float64)
         self.narrows, self.waist, self.roof = narrows, waist, self.outline[:, 1].max()
         self.rear, self.front = self.outline[:, 0].min(), self.outline[:, 0].max()
         self.sprite = Sprite(canvas.light)
@@ -66,14 +64,12 @@ class Vehicle:
     def pixels(self, s, t, y) -> np.ndarray:
         s, t, y = np.broadcast_arrays(*(np.asarray(value, np.float64) for value in (s, t, y)))
         sin, cos = np.sin(self.heading), np.cos(self.heading)
-        return self.canvas.camera.project(np.stack([self.x + s * sin + t * cos, y,
-                                                    self.z + s * cos - t * sin], axis=1))
+        return self.canvas.camera.project(np.stack([self.x + s * sin + t * cos, y, self.z + s * cos - t * sin], axis=1))
 
     def seen(self, point, normal) -> bool:
         """Whether a face through (s, t, y) with an outward normal looks at the camera."""
         sin, cos = np.sin(self.heading), np.cos(self.heading)
-        away = np.array([-self.x * sin - self.z * cos, -self.x * cos + self.z * sin,
-                         self.canvas.camera.above])
+        away = np.array([-self.x * sin - self.z * cos, -self.x * cos + self.z * sin, self.canvas.camera.above])
         return float(np.dot(away - np.asarray(point), normal)) > 0.02
 
     def sunlit(self, normal) -> float:
@@ -84,8 +80,7 @@ class Vehicle:
         return float(np.clip(0.15 + 0.85 * facing, 0.05, 1.0))
 
     def inset(self, y) -> np.ndarray:
-        return self.half - self.narrows * np.clip((np.asarray(y) - self.waist) / max(self.roof - self.waist,
-                                                                                     0.1), 0, 1)
+        return self.half - self.narrows * np.clip((np.asarray(y) - self.waist) / max(self.roof - self.waist, 0.1), 0, 1)
 
     def shadow(self, strength: float = 0.62) -> None:
         grow = 0.12
@@ -118,10 +113,8 @@ class Vehicle:
         low, high = part or (margin, 1 - margin)
         ends = np.array([first + low * (last - first), first + high * (last - first)])
         t = self.inset(ends[:, 1]) * (1 - 1.6 * margin)
-        self.sprite.add(self.pixels([ends[0, 0], ends[1, 0], ends[1, 0], ends[0, 0]],
-                                    [-t[0], -t[1], t[1], t[0]],
-                                    [ends[0, 1], ends[1, 1], ends[1, 1],
-                                     ends[0, 1]]), colour, self.sunlit(normal))
+        self.sprite.add(self.pixels([ends[0, 0], ends[1, 0], ends[1, 0], ends[0, 0]], [-t[0], -t[1], t[1], t[0]],
+                                    [ends[0, 1], ends[1, 1], ends[1, 1], ends[0, 1]]), colour, self.sunlit(normal))
 
     def side(self, points, colour, shade: float = 1.0, glows: bool = False, body: bool = True) -> None:
         """A polygon of (s, y) on whichever side is seen."""
@@ -137,8 +130,7 @@ class Vehicle:
         at = (self.front - s) if front else (self.rear + s)
         if self.seen((at, 0.0, 1.0), (sign, 0.0, 0.0)):
             points = np.asarray(points, np.float64)
-            self.sprite.add(self.pixels(at, points[:, 0], points[:, 1]), colour,
-                            self.sunlit((sign, 0.0, 0.0)), glows,
+            self.sprite.add(self.pixels(at, points[:, 0], points[:, 1]), colour, self.sunlit((sign, 0.0, 0.0)), glows,
                             body=False)
 
     def wheels(self, places, radius: float, rim=(150, 152, 156)) -> None:
@@ -151,8 +143,7 @@ class Vehicle:
                 for t in (0.11 - wide, wide - 0.11):
                     below.append((limb((t, 0.1), (t, radius), 0.11), tyre))
                 for index, (points, colour) in enumerate(below):
-                    self.sprite.strokes.insert(index, (self.pixels(at, points[:, 0], points[:, 1]), colour,
-                                                       True))
+                    self.sprite.strokes.insert(index, (self.pixels(at, points[:, 0], points[:, 1]), colour, True))
         for s in places:
             self.side(disc(s, radius + 0.05, radius * 1.2), (16, 16, 18), body=False)
             self.side(disc(s, radius, radius), (30, 30, 32))
@@ -215,12 +206,10 @@ def _car_ends(body: Vehicle, roof: float, braking: bool) -> None:
         body.end(box(side * half * 0.95, 0.54, side * half * 0.58, 0.72), (250, 250, 238), True, glows=True)
 
 
-def bus(canvas: Canvas, rng: np.random.Generator, x: float, z: float, heading: float,
-        length: float = 10.0) -> None:
+def bus(canvas: Canvas, rng: np.random.Generator, x: float, z: float, heading: float, length: float = 10.0) -> None:
     """A city bus in one warm colour, with wheels and a display."""
     h = length / 2
-    outline = [(-h, 0.35), (-h, 2.85), (-h + 0.15, 3.0), (h - 0.25, 3.0), (h - 0.05, 2.8), (h, 1.2),
-               (h, 0.35)]
+    outline = [(-h, 0.35), (-h, 2.85), (-h + 0.15, 3.0), (h - 0.25, 3.0), (h - 0.05, 2.8), (h, 1.2), (h, 0.35)]
     paint = np.array(BUS_PAINTS[rng.integers(len(BUS_PAINTS))]) * rng.uniform(0.92, 1.05)
     body = Vehicle(canvas, x, z, heading, 2.5, outline, paint)
     body.shadow()
@@ -256,8 +245,7 @@ def truck(canvas: Canvas, rng: np.random.Generator, x: float, z: float, heading:
     cab_paint = np.array(CAR_PAINTS[rng.integers(len(CAR_PAINTS))])
     cargo = Vehicle(canvas, x, z, heading, 2.45, [(-h, 0.95), (-h, 3.3), (h - cab - 0.1, 3.3),
                                                   (h - cab - 0.1, 0.95)], paint)
-    cabin = Vehicle(canvas, x, z, heading, 2.3, [(h - cab, 0.45), (h - cab, 2.55), (h - 0.5, 2.6),
-                                                 (h - 0.08, 1.5),
+    cabin = Vehicle(canvas, x, z, heading, 2.3, [(h - cab, 0.45), (h - cab, 2.55), (h - 0.5, 2.6), (h - 0.08, 1.5),
                                                  (h, 1.3), (h, 0.45)], cab_paint)
     beams = [(-h + 0.1, 0.5), (-h + 0.1, 0.97), (h - cab, 0.97), (h - cab, 0.5)]
     frame = Vehicle(canvas, x, z, heading, 2.2, beams, (42, 42, 44))
@@ -276,8 +264,7 @@ def truck(canvas: Canvas, rng: np.random.Generator, x: float, z: float, heading:
         frame.end(box(side * 1.08, 0.66, side * 0.72, 0.86), (214, 32, 30), False, glows=True)
     frame.end(box(-0.27, 0.62, 0.27, 0.76), (236, 220, 90), False)
     cabin.shell((2,))
-    cabin.side([(h - cab + 0.45, 1.5), (h - cab + 0.45, 2.35), (h - 0.6, 2.35), (h - 0.3, 1.5)], GLASS,
-               body=False)
+    cabin.side([(h - cab + 0.45, 1.5), (h - cab + 0.45, 2.35), (h - 0.6, 2.35), (h - 0.3, 1.5)], GLASS, body=False)
     cabin.end(box(-1.0, 0.62, 1.0, 1.2), cab_paint * 0.55, True)
     for side in (-1, 1):
         cabin.end(box(side * 1.1, 0.55, side * 0.75, 0.78), (250, 248, 232), True, glows=True)
@@ -297,8 +284,7 @@ def tram(canvas: Canvas, rng: np.random.Generator, x: float, z: float, heading: 
     """A tram ('train'): white above, a cool colour below, skirts down to the rails, a slanted nose."""
     h = length / 2
     outline = [(-h + 0.35, 0.18), (-h, 1.1), (-h + 0.3, 2.7), (-h + 0.8, 3.25), (h - 0.8, 3.25),
-               (h - 0.3, 2.7), (h, 1.1),
-               (h - 0.35, 0.18)]
+               (h - 0.3, 2.7), (h, 1.1), (h - 0.35, 0.18)]
     paint = np.array(TRAM_PAINTS[rng.integers(len(TRAM_PAINTS))]) * rng.uniform(0.9, 1.1)
     body = Vehicle(canvas, x, z, heading, 2.5, outline, (232, 232, 228))
     body.shadow()
@@ -322,6 +308,5 @@ def tram(canvas: Canvas, rng: np.random.Generator, x: float, z: float, heading: 
         for spot in np.arange(-0.55, 0.4, 0.22):
             body.end(box(spot, 2.75, spot + 0.14, 2.9), (255, 190, 60), front, glows=True, s=0.4)
         for side in (-1, 1):
-            body.end(disc(side * 0.85, 0.8, 0.16), (255, 250, 230) if front else (230, 40, 36), front,
-                     glows=True)
+            body.end(disc(side * 0.85, 0.8, 0.16), (255, 250, 230) if front else (230, 40, 36), front, glows=True)
     body.finish("train")
