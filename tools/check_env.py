@@ -7,6 +7,7 @@ findings as a list of ("fault" or "note", text). Runs without Paddle too, and sa
 """
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -37,7 +38,7 @@ PACKAGES = {
 }
 SHARED_MEMORY = "/dev/shm"
 # Room for the batches that a few loader workers hold ready at Cityscapes' sizes.
-ENOUGH_SHARED_MEMORY_GB = 1
+ENOUGH_SHARED_MEMORY = 1e9
 
 
 def installed(package):
@@ -48,54 +49,42 @@ def installed(package):
         return None
 
 
-def major(version):
-    return int(version.split(".")[0])
-
-
 def check_packages():
     """Import each package; returns (lines of the report, findings)."""
     lines, findings = [], []
     for module, packages in PACKAGES.items():
-        found = [(package, installed(package)) for package in packages if installed(package)]
-        lines.append((module, ", ".join(f"{package} {version}" for package, version in found) or "not installed"))
+        found = [f"{package} {installed(package)}" for package in packages if installed(package)]
+        lines.append((module, ", ".join(found) or "not installed"))
         if not found:
-            cure = f"run `make env`, or `pip install {packages[0]}`"
-            findings.append(("fault", f"{packages[0]} is not installed: {cure}"))
+            findings.append(("fault", f"{packages[0]} is not installed: `make env`, or `pip install {packages[0]}`"))
             continue
         if len(found) > 1:
-            names = " and ".join(package for package, _ in found)
-            findings.append(("fault", f"{names} overwrite each other: uninstall both, then install one"))
+            findings.append(("fault", f"{' and '.join(found)} overwrite each other: uninstall both, then install one"))
         try:
             importlib.import_module(module)
+        except PermissionError as error:  # VisualDL makes ~/.visualdl at import, and is imported for --use_vdl only
+            findings.append(("note", f"{module} can't be imported ({error}): set HOME to a directory that you may "
+                                     "write to"))
         except Exception as error:  # a broken wheel may raise anything at import
-            # VisualDL makes ~/.visualdl at import, and is imported for --use_vdl only.
-            kind = "note" if isinstance(error, PermissionError) else "fault"
-            findings.append((kind, f"{found[0][0]} can't be imported ({error}): {import_cure(module, error)}"))
+            cures = {"libGL": "install opencv-python-headless in its place", "libgomp": "`apt-get install libgomp1`"}
+            cure = next((cure for library, cure in cures.items() if library in str(error)),
+                        "install it anew; `make distclean env` makes the whole environment anew")
+            findings.append(("fault", f"{module} can't be imported ({error}): {cure}"))
     return lines, findings
 
 
-def import_cure(module, error):
-    if isinstance(error, PermissionError):
-        return "set HOME to a directory that you may write to"
-    if module == "cv2" and ".so" in str(error):
-        return "uninstall it and install opencv-python-headless, which needs no such library"
-    if "libgomp" in str(error):
-        return "`apt-get install libgomp1` (Debian, Ubuntu)"
-    return "install it anew; `make distclean env` makes the whole environment anew"
-
-
-def check_versions(paddle_version, numpy_version):
-    if paddle_version is None or numpy_version is None:
+def check_versions(paddle, numpy):
+    if paddle is None or numpy is None:
         return []
-    if tuple(int(part) for part in paddle_version.split(".")[:2]) < (2, 6):
-        return [("fault", f"Paddle {paddle_version} is too old: install 2.6.2 or newer")]
-    if major(paddle_version) == 2 and major(numpy_version) >= 2:
-        return [("note", f"Paddle {paddle_version} was built for NumPy 1, not {numpy_version}: "
-                         "`pip install 'numpy<2'`")]
+    number = tuple(map(int, paddle.split(".")[:2]))
+    if number < (2, 6):
+        return [("fault", f"Paddle {paddle} is too old: install 2.6.2 or newer")]
+    if number < (3,) and not numpy.startswith("1."):
+        return [("note", f"Paddle {paddle} was built for NumPy 1, not {numpy}: `pip install 'numpy<2'`")]
     return []
 
 
-def check_gpu_build(cards, is_gpu_build, cudnn, paddle_version):
+def check_gpu_build(cards, is_gpu_build, cudnn, version):
     """Hold the cards of the machine against the build of Paddle; `cudnn` is None where Paddle finds none."""
     if not is_gpu_build:
         return [("note", "a GPU is visible, but this is Paddle's CPU build: `make env` without DEVICE=cpu "
@@ -103,64 +92,63 @@ def check_gpu_build(cards, is_gpu_build, cudnn, paddle_version):
     if not cards:
         return [("note", "this is Paddle's GPU build, but no NVIDIA GPU is visible: install the driver (in a "
                          "container: start it with --gpus all), or go on on the CPU")]
-    findings = []
+    unusable = gpus.unusable(cards) if version.startswith("2.") else []
+    kind, cure = ("note", "leave it out with CUDA_VISIBLE_DEVICES")
+    if len(unusable) == len(cards):
+        kind, cure = ("fault", "install a newer Paddle from Paddle's own package index")
+    findings = [(kind, f"{gpus.why_unusable(card)}: {cure}") for card in unusable]
     if cudnn is None:
         findings.append(("fault", "Paddle finds no cuDNN: `pip install -r requirements.txt`, then "
                                   "`python tools/link_cuda.py`"))
-    if major(paddle_version) == 2:
-        unusable = gpus.unusable(cards)
-        kind, cure = ("fault", "install a newer Paddle from Paddle's own package index")
-        if len(unusable) < len(cards):
-            kind, cure = ("note", "leave it out with CUDA_VISIBLE_DEVICES")
-        findings += [(kind, f"{gpus.why_unusable(card)}: {cure}") for card in unusable]
     return findings
 
 
-def check_shared_memory(free_bytes):
-    """Loader workers hand batches over in shared memory; `free_bytes` is None where the system has none."""
-    if free_bytes is None or free_bytes >= ENOUGH_SHARED_MEMORY_GB * 1e9:
-        return []
-    return [("note", f"{SHARED_MEMORY} has {free_bytes / 1e6:.0f} MB free, too little for loader workers: start "
-                     "the container with --shm-size=8g, or train with --num_workers 0")]
+def check_computing(cards):
+    """Compute on the GPU."""
+    import paddle
 
-
-def probe_paddle():
-    """What Paddle says of itself: (is the GPU build, its CUDA, the cuDNN it found)."""
     try:
-        import paddle
-    except Exception:  # check_packages has said why
-        return False, None, None
-    return paddle.is_compiled_with_cuda(), paddle.version.cuda(), paddle.get_cudnn_version()
+        paddle.set_device("gpu")
+        assert float((paddle.ones([8, 8]) @ paddle.ones([8, 8])).sum()) == 512
+    except Exception as error:  # CUDA's errors come as many types
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        return [("fault", f"Paddle can't compute on {gpus.describe(cards[0])} ({reason}): driver "
+                          f"{cards[0].driver or '?'} must be 450.80 or newer for CUDA 11, 525.60 for CUDA 12")]
+    return []
 
 
 def main(faults_only):
     warnings.simplefilter("ignore")  # Paddle's import warns about compilers that only its own builders need
-    cards = gpus.visible_gpus()
-    free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else None
+    cards, is_gpu_build, cuda, cudnn = gpus.visible_gpus(), False, None, None
     package_lines, findings = check_packages()
-    is_gpu_build, cuda, cudnn = probe_paddle()
-    paddle_version = installed("paddlepaddle-gpu") or installed("paddlepaddle")
-    findings += check_versions(paddle_version, installed("numpy"))
-    findings += check_gpu_build(cards, is_gpu_build, cudnn, paddle_version)
-    findings += check_shared_memory(free)
-    lines = [
-        ("system", platform.platform()),
-        ("cores", f"{usable_cores()} of {os.cpu_count()} usable"),
-        (SHARED_MEMORY, "none" if free is None else f"{free / 1e9:.1f} GB free"),
-        ("GPUs", "; ".join(f"{gpus.describe(card)}, driver {card.driver or '?'}" for card in cards) or "none"),
-        ("Python", f"{platform.python_version()}, {sys.executable}"),
-        *package_lines,
-        ("CUDA", f"{cuda}, cuDNN {cudnn or 'not found'}" if is_gpu_build else "not in this build of Paddle"),
-    ]
+    version = installed("paddlepaddle-gpu") or installed("paddlepaddle")
+    with contextlib.suppress(Exception):  # check_packages has said why
+        import paddle
+        is_gpu_build, cuda, cudnn = paddle.is_compiled_with_cuda(), paddle.version.cuda(), paddle.get_cudnn_version()
+    findings += check_versions(version, installed("numpy"))
+    findings += check_gpu_build(cards, is_gpu_build, cudnn, version)
+    if cards and is_gpu_build and all(kind != "fault" for kind, _ in findings):
+        findings += check_computing(cards)
+    free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else None
+    if free is not None and free < ENOUGH_SHARED_MEMORY:  # loader workers hand batches over in it
+        findings.append(("note", f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, too little for loader workers: start "
+                                 "the container with --shm-size=8g, or train with --num_workers 0"))
     faults = [text for kind, text in findings if kind == "fault"]
-    if not faults_only:
-        for name, value in lines:
-            print(f"{name + ':':<19}{value}")
-        for kind, text in findings:
-            print(f"{kind}: {text}")
-        print(f"faults: {len(faults)}")
-    elif faults:
-        print("\n".join(faults))
+    if faults_only:
+        print(*faults, sep="\n", end="\n" if faults else "")
+        return 1 if faults else 0
+    for name, value in [
+            ("system", platform.platform()),
+            ("cores", f"{usable_cores()} of {os.cpu_count()} usable"),
+            (SHARED_MEMORY, "none" if free is None else f"{free / 1e9:.1f} GB free"),
+            ("GPUs", "; ".join(f"{gpus.describe(card)}, driver {card.driver or '?'}" for card in cards) or "none"),
+            ("Python", f"{platform.python_version()}, {sys.executable}"),
+            *package_lines,
+            ("CUDA", f"{cuda}, cuDNN {cudnn or 'not found'}" if is_gpu_build else "not in this build of Paddle")]:
+        print(f"{name + ':':<19}{value}")
+    for kind, text in findings:
+        print(f"{kind}: {text}")
+    print(f"faults: {len(faults)}")
     return 1 if faults else 0
 
 

@@ -3,7 +3,6 @@
 import collections
 import pathlib
 import re
-import shutil
 import subprocess
 
 # Compute capabilities that run the machine code in PyPI's paddlepaddle-gpu 2.6.2: it holds
@@ -17,24 +16,17 @@ Gpu = collections.namedtuple("Gpu", "name capability driver")
 
 def visible_gpus(root="/"):
     """The NVIDIA GPUs of this machine: from nvidia-smi, else from what the driver leaves under `root`."""
-    return _from_nvidia_smi() or _from_driver_files(pathlib.Path(root))
-
-
-def _from_nvidia_smi():
     # Drivers older than 2022 don't know compute_cap and refuse the whole query.
-    rows = _query("compute_cap,driver_version,name")
-    if not rows:
-        rows = [f"unknown,{row}" for row in _query("driver_version,name")]
+    rows = _query("compute_cap,driver_version,name") or [f"?,{row}" for row in _query("driver_version,name")]
     cells = [[cell.strip() for cell in row.split(",", 2)] for row in rows]
-    return [Gpu(name, _capability(capability), driver) for capability, driver, name in cells]
+    found = [Gpu(name, _capability(capability), driver) for capability, driver, name in cells]
+    # Containers often have the driver but not nvidia-smi.
+    return found or [Gpu("NVIDIA GPU", None, None) for _ in pathlib.Path(root, "dev").glob("nvidia[0-9]*")]
 
 
 def _query(fields):
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
     try:
-        output = subprocess.check_output([program, f"--query-gpu={fields}", "--format=csv,noheader"],
+        output = subprocess.check_output(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"],
                                          stderr=subprocess.DEVNULL, timeout=60)
     except (OSError, subprocess.SubprocessError):
         return []
@@ -44,24 +36,12 @@ def _query(fields):
 
 def _capability(text):
     match = re.match(r"(\d+)\.(\d+)$", text)
-    return (int(match.group(1)), int(match.group(2))) if match else None
-
-
-def _from_driver_files(root):
-    """Containers often have the driver but not nvidia-smi."""
-    found = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
-    names = re.findall(r"^Model:\s*(.+)$", "".join(path.read_text() for path in found), re.MULTILINE)
-    if not names and (root / "dev/nvidia0").exists():
-        names = ["NVIDIA GPU"]
-    return [Gpu(name, None, None) for name in names]
+    return match and (int(match.group(1)), int(match.group(2)))
 
 
 def describe(gpu):
     """`NVIDIA A100 (compute capability 8.0)`, as far as known."""
-    if gpu.capability is None:
-        return gpu.name
-    major, minor = gpu.capability
-    return f"{gpu.name} (compute capability {major}.{minor})"
+    return f"{gpu.name} (compute capability {'.'.join(map(str, gpu.capability))})" if gpu.capability else gpu.name
 
 
 def unusable(gpus):

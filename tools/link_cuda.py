@@ -15,55 +15,30 @@ import re
 import sys
 
 
-class LinkError(Exception):
-    """The packages to be joined aren't both there."""
-
-
 def link_libraries(site_packages):
-    """Link every `nvidia/*/lib/*.so.*` of `site_packages` into its `paddle/libs`.
+    """Link every `nvidia/*/lib/*.so.*` of `site_packages` into its `paddle/libs`; returns the names of the links.
 
     Links are relative, so the environment can be moved. A file of Paddle's own is never replaced.
-
-    Returns:
-        the names of the links, sorted.
-
-    Raises:
-        LinkError: `site_packages` lacks Paddle or the libraries.
     """
-    site_packages = pathlib.Path(site_packages)
-    libs = site_packages / "paddle/libs"
-    if not libs.is_dir():
-        raise LinkError(f"{site_packages} has no paddle/libs; install requirements.txt first")
-    libraries = sorted(site_packages.glob("nvidia/*/lib/*.so.*"))
-    if not libraries:
-        raise LinkError(f"{site_packages} has no nvidia/*/lib/*.so.*; install the nvidia-*-cu11 packages of "
-                        "requirements.txt first")
-    names = set()
-    for library in libraries:
+    libs, names = pathlib.Path(site_packages, "paddle/libs"), set()
+    for library in pathlib.Path(site_packages).glob("nvidia/*/lib/*.so.*"):
         for name in (library.name, re.sub(r"\.so\..*", ".so", library.name)):
             link = libs / name
-            if link.exists() and not link.is_symlink():
-                continue
             if link.is_symlink():
                 link.unlink()
+            elif link.exists():
+                continue
             link.symlink_to(os.path.relpath(str(library), str(libs)))
             names.add(name)
     return sorted(names)
 
 
-def main():
-    paddle = importlib.util.find_spec("paddle")
-    try:
-        if paddle is None:
-            raise LinkError(f"{sys.executable} has no Paddle; run the Python of its environment")
-        names = link_libraries(pathlib.Path(paddle.origin).parent.parent)
-    except LinkError as error:
-        print(f"link_cuda: {error}", file=sys.stderr)
-        return 1
-    print(f"link_cuda: {len(names)} links in paddle/libs")
-    return 0
-
-
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    sys.exit(main())
+    paddle = importlib.util.find_spec("paddle")
+    if paddle is None:
+        sys.exit(f"link_cuda: {sys.executable} has no Paddle; run the Python of its environment")
+    linked = link_libraries(pathlib.Path(paddle.origin).parent.parent)
+    if not linked:
+        sys.exit("link_cuda: no nvidia/*/lib/*.so.* lies beside Paddle; install requirements.txt first")
+    print(f"link_cuda: {len(linked)} links in paddle/libs")
