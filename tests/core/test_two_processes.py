@@ -16,6 +16,7 @@ from tiny import Colors, TinyNet, run_pointwise
 from paddleseg.core.val import evaluate
 from paddleseg.weights.load import load_into, read_weights
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).resolve().parent
 PREAMBLE = """
 import sys
@@ -37,7 +38,8 @@ def launch(out: Path, code: str, nodes: int = 1, per_node: int = 2) -> list:
     out.mkdir()
     save = 'np.savez(f"{out}/rank{distributed.rank()}.npz", **state)'
     script = out / "run.py"
-    script.write_text(PREAMBLE.format(root=str(HERE.parents[1]), here=str(HERE), out=str(out)) + code + "\n" + save)
+    preamble = PREAMBLE.format(root=str(HERE.parents[1]), here=str(HERE.parent), out=str(out))
+    script.write_text(f"{preamble}{code}\n{save}")
     master = ["--nnodes", str(nodes), "--master", f"127.0.0.1:{free_port()}"]
     with contextlib.ExitStack() as stack:
         launchers = []
