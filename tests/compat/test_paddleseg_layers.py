@@ -1,5 +1,6 @@
 """The layers that PaddleSeg's models are built of: the same names, values and gradients as PaddleSeg's own."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +36,13 @@ def test_every_public_layer_is_here(paddleseg_package):
     tree = ast.parse((paddleseg_package / "paddleseg" / "models" / "layers" / "__init__.py").read_text())
     names = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names} - {"*"}
     assert names <= set(dir(layers)) and len(names) > 20
+
+
+def test_every_module_path_is_here(paddleseg_package):
+    for path in ("activation", "attention", "layer_libs", "nmf_2d", "nonlocal2d", "polaried_self_attention",
+                 "pyramid_pool", "tensor_fusion", "wrap_functions"):
+        assert (paddleseg_package / "paddleseg" / "models" / "layers" / f"{path}.py").is_file()
+        module = importlib.import_module(f"paddleseg.models.layers.{path}")
+        assert all(getattr(layers, name) is value for name, value in vars(module).items()
+                   if isinstance(value, type) and value.__module__ == module.__name__ and not name.startswith("_")
+                   and hasattr(layers, name))

@@ -1,12 +1,17 @@
-"""The layers that the models are built of; PaddleSeg's other ones are loaded from compat/ when they are asked for."""
+"""The layers that the models are built of; PaddleSeg's other ones are loaded from compat/ when they are asked for.
+
+The files in compat/ are modules of this package, so PaddleSeg's module paths hold.
+"""
 
 import importlib
+import os
 from typing import List
 
 from paddleseg.models.layers.conv_bn import AuxLayer, ConvBN, ConvBNReLU, SyncBatchNorm, add_relu, use_unbiased_variance
 from paddleseg.models.layers.encoding import Encoding
 from paddleseg.models.layers.resize import resize
 
+__path__.append(os.path.join(os.path.dirname(__file__), "compat"))
 _COMPAT = {
     "activation": ["Activation"],
     "attention": ["AttentionBlock"],
@@ -14,7 +19,7 @@ _COMPAT = {
                    "DepthwiseConvBN", "JPU", "SeparableConvBNReLU"],
     "nmf_2d": ["NMF2D"],
     "nonlocal2d": ["NonLocal2D"],
-    "polarized_self_attention": ["PolarizedSelfAttentionModule"],
+    "polaried_self_attention": ["PolarizedSelfAttentionModule"],
     "pyramid_pool": ["ASPPModule", "PPModule"],
     "tensor_fusion": ["UAFM", "UAFMMobile", "UAFMMobile_SpAtten", "UAFM_ChAtten", "UAFM_ChAtten_S", "UAFM_SpAtten",
                       "UAFM_SpAtten_S"],
@@ -28,9 +33,9 @@ __all__ = ["AuxLayer", "ConvBN", "ConvBNReLU", "Encoding", "SyncBatchNorm", "add
 
 def __getattr__(name: str):
     if name in _COMPAT:
-        return importlib.import_module(f"{__name__}.compat.{name}")
+        return importlib.import_module(f"{__name__}.{name}")
     if name in _MODULE_OF:
-        return getattr(importlib.import_module(f"{__name__}.compat.{_MODULE_OF[name]}"), name)
+        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

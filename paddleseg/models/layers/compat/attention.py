@@ -10,8 +10,8 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from paddleseg.cvlibs.errors import ConfigError
-from paddleseg.models.layers.compat.sizes import shape_of
 from paddleseg.models.layers.conv_bn import ConvBNReLU
+from paddleseg.models.layers.resize import shape_of
 
 
 class AttentionBlock(nn.Layer):

@@ -10,7 +10,7 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from paddleseg.models.layers.compat.activation import Activation
+from paddleseg.models.layers.activation import Activation
 from paddleseg.models.layers.conv_bn import AuxLayer, ConvBN, ConvBNReLU, Padding, Size, SyncBatchNorm
 from paddleseg.models.layers.resize import resize
 
@@ -63,15 +63,13 @@ class ConvNormAct(nn.Layer):
         return self._act(x if self._norm is None else self._norm(x))
 
 
-class ConvGNAct(nn.Layer):
+class ConvGNAct(ConvNormAct):
     """A convolution, a group norm of `num_groups` groups of channels, and the activation of that name, or none."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, padding: Padding = "same",
                  num_groups: int = 32, act_type: Optional[str] = None, **conv):
-        super().__init__()
-        self._conv = nn.Conv2D(in_channels, out_channels, kernel_size, padding=padding, **conv)
+        super().__init__(in_channels, out_channels, kernel_size, padding, act_type, **conv)
         self._group_norm = nn.GroupNorm(num_groups, out_channels, data_format=conv.get("data_format", "NCHW"))
-        self._act = Activation(act_type)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self._act(self._group_norm(self._conv(x)))

@@ -10,7 +10,7 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from paddleseg.cvlibs.errors import ConfigError
-from paddleseg.models.layers.compat.sizes import shape_of
+from paddleseg.models.layers.resize import shape_of
 
 _DEFAULTS = {"SPATIAL": True, "MD_S": 1, "MD_D": 512, "MD_R": 64, "TRAIN_STEPS": 6, "EVAL_STEPS": 7, "INV_T": 100,
              "ETA": 0.9, "RAND_INIT": True}

@@ -9,7 +9,7 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from paddleseg.models.layers.compat.layer_libs import ConvBNReLU, SeparableConvBNReLU
+from paddleseg.models.layers.layer_libs import ConvBNReLU, SeparableConvBNReLU
 from paddleseg.models.layers.resize import size_of
 
 

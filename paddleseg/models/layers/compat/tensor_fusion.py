@@ -5,14 +5,14 @@ Peng et al., "PP-LiteSeg: A Superior Real-Time Semantic Segmentation Model", 202
 Letters: N images, x the finer map (N, x_ch, H, W), y the coarser one (N, y_ch, h, w).
 """
 
-from typing import Sequence, Tuple
+from typing import Tuple
 
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
 from paddleseg.cvlibs.errors import ConfigError
-from paddleseg.models.layers.compat.layer_libs import ConvBN, ConvBNAct, ConvBNReLU, SeparableConvBNReLU
+from paddleseg.models.layers.layer_libs import ConvBN, ConvBNAct, ConvBNReLU, SeparableConvBNReLU
 from paddleseg.models.layers.resize import size_of
 
 
@@ -73,49 +73,57 @@ class UAFM(nn.Layer):
 class UAFM_ChAtten(UAFM):
     """A weight for each channel, from means and maxima over the pixels of both maps."""
 
+    pools = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
+
     def add_attention(self, y_ch: int) -> None:
-        self.conv_xy_atten = _channel_attention(4 * y_ch, y_ch)
+        self.conv_xy_atten = nn.Sequential(
+            ConvBNAct(2 * len(self.pools) * y_ch, y_ch // 2, 1, bias_attr=False, act_type="leakyrelu"),
+            ConvBN(y_ch // 2, y_ch, 1, bias_attr=False))
 
     def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
-        parts = [F.adaptive_avg_pool2d(x, 1), F.adaptive_avg_pool2d(y, 1),
-                 F.adaptive_max_pool2d(x, 1), F.adaptive_max_pool2d(y, 1)]
-        return self.conv_out(_weighted(x, y, self.conv_xy_atten(paddle.concat(parts, axis=1))))
+        parts = paddle.concat([pool(one, 1) for pool in self.pools for one in (x, y)], axis=1)
+        attention = F.sigmoid(self.conv_xy_atten(parts))
+        return self.conv_out(x * attention + y * (1 - attention))
 
 
-class UAFM_ChAtten_S(UAFM):
+class UAFM_ChAtten_S(UAFM_ChAtten):
     """A weight for each channel, from means over the pixels of both maps."""
 
-    def add_attention(self, y_ch: int) -> None:
-        self.conv_xy_atten = _channel_attention(2 * y_ch, y_ch)
-
-    def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
-        parts = [F.adaptive_avg_pool2d(x, 1), F.adaptive_avg_pool2d(y, 1)]
-        return self.conv_out(_weighted(x, y, self.conv_xy_atten(paddle.concat(parts, axis=1))))
-
-
-class UAFM_SpAtten(UAFM):
-    """A weight for each pixel, from means and maxima over the channels of both maps."""
-
-    def add_attention(self, y_ch: int) -> None:
-        self.conv_xy_atten = _pixel_attention(4)
-        # A constant 1, but a parameter in PaddleSeg, and so in its weights.
-        self._scale = self.create_parameter([1], default_initializer=nn.initializer.Constant(1.0))
-        self._scale.stop_gradient = True
-
-    def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
-        attention = F.sigmoid(self.conv_xy_atten(_means_and_maxima([x, y])))
-        return self.conv_out(x * attention + y * (self._scale - attention))
+    pools = (F.adaptive_avg_pool2d,)
 
 
 class UAFM_SpAtten_S(UAFM):
     """A weight for each pixel, from means over the channels of both maps."""
 
+    statistics = (paddle.mean,)
+    total = 1  # of the weights of x and y
+
     def add_attention(self, y_ch: int) -> None:
-        self.conv_xy_atten = _pixel_attention(2)
+        self.conv_xy_atten = nn.Sequential(
+            ConvBNReLU(2 * len(self.statistics), 2, 3, padding=1, bias_attr=False),
+            ConvBN(2, 1, 3, padding=1, bias_attr=False))
 
     def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
-        means = paddle.concat([x.mean(axis=1, keepdim=True), y.mean(axis=1, keepdim=True)], axis=1)
-        return self.conv_out(_weighted(x, y, self.conv_xy_atten(means)))
+        parts = paddle.concat([reduce(one, axis=1, keepdim=True) for one in (x, y) for reduce in self.statistics],
+                              axis=1)
+        attention = F.sigmoid(self.conv_xy_atten(parts))
+        return self.conv_out(x * attention + y * (self.total - attention))
+
+
+class UAFM_SpAtten(UAFM_SpAtten_S):
+    """A weight for each pixel, from means and maxima over the channels of both maps."""
+
+    statistics = (paddle.mean, paddle.max)
+
+    def add_attention(self, y_ch: int) -> None:
+        super().add_attention(y_ch)
+        # A constant 1, but a parameter in PaddleSeg, and so in its weights.
+        self._scale = self.create_parameter([1], default_initializer=nn.initializer.Constant(1.0))
+        self._scale.stop_gradient = True
+
+    @property
+    def total(self) -> paddle.Tensor:
+        return self._scale
 
 
 class UAFMMobile(UAFM):
@@ -124,34 +132,8 @@ class UAFMMobile(UAFM):
     conv = SeparableConvBNReLU
 
 
-class UAFMMobile_SpAtten(UAFMMobile):
+class UAFMMobile_SpAtten(UAFM_SpAtten_S):
     """A weight for each pixel, as in `UAFM_SpAtten`, with separable convolutions."""
 
-    def add_attention(self, y_ch: int) -> None:
-        self.conv_xy_atten = _pixel_attention(4)
-
-    def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
-        return self.conv_out(_weighted(x, y, self.conv_xy_atten(_means_and_maxima([x, y]))))
-
-
-def _channel_attention(in_channels: int, channels: int) -> nn.Layer:
-    return nn.Sequential(ConvBNAct(in_channels, channels // 2, 1, bias_attr=False, act_type="leakyrelu"),
-                         ConvBN(channels // 2, channels, 1, bias_attr=False))
-
-
-def _pixel_attention(in_channels: int) -> nn.Layer:
-    return nn.Sequential(ConvBNReLU(in_channels, 2, 3, padding=1, bias_attr=False),
-                         ConvBN(2, 1, 3, padding=1, bias_attr=False))
-
-
-def _means_and_maxima(maps: Sequence[paddle.Tensor]) -> paddle.Tensor:
-    """Over the channels, mean and maximum of each map in turn: (N, 2 * len(maps), H, W)."""
-    parts = []
-    for one in maps:
-        parts += [one.mean(axis=1, keepdim=True), one.max(axis=1, keepdim=True)]
-    return paddle.concat(parts, axis=1)
-
-
-def _weighted(x: paddle.Tensor, y: paddle.Tensor, logit: paddle.Tensor) -> paddle.Tensor:
-    attention = F.sigmoid(logit)
-    return x * attention + y * (1 - attention)
+    conv = SeparableConvBNReLU
+    statistics = (paddle.mean, paddle.max)

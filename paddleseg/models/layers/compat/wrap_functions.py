@@ -1,5 +1,7 @@
 """Functions of Paddle as layers, so that quantisation finds them among a model's sublayers."""
 
+from typing import Type
+
 import paddle
 import paddle.nn as nn
 
@@ -15,33 +17,10 @@ class _Function(nn.Layer):
         return type(self).function(*args, **kwargs)
 
 
-class Add(_Function):
-    function = staticmethod(paddle.add)
+def _layer(name: str) -> Type[nn.Layer]:
+    """The layer of the function of `paddle` that has this name in lower case."""
+    return type(name, (_Function,), {"__module__": __name__, "function": staticmethod(getattr(paddle, name.lower()))})
 
 
-class Subtract(_Function):
-    function = staticmethod(paddle.subtract)
-
-
-class Multiply(_Function):
-    function = staticmethod(paddle.multiply)
-
-
-class Divide(_Function):
-    function = staticmethod(paddle.divide)
-
-
-class Reshape(_Function):
-    function = staticmethod(paddle.reshape)
-
-
-class Transpose(_Function):
-    function = staticmethod(paddle.transpose)
-
-
-class Concat(_Function):
-    function = staticmethod(paddle.concat)
-
-
-class Flatten(_Function):
-    function = staticmethod(paddle.flatten)
+Add, Subtract, Multiply, Divide = _layer("Add"), _layer("Subtract"), _layer("Multiply"), _layer("Divide")
+Concat, Flatten, Reshape, Transpose = _layer("Concat"), _layer("Flatten"), _layer("Reshape"), _layer("Transpose")

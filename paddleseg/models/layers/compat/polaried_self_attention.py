@@ -8,7 +8,7 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from paddleseg.cvlibs import param_init
-from paddleseg.models.layers.compat.sizes import shape_of
+from paddleseg.models.layers.resize import shape_of
 
 
 class PolarizedSelfAttentionModule(nn.Layer):
