@@ -37,7 +37,7 @@ PACKAGES = {
     "setuptools": ("setuptools",),
 }
 SHARED_MEMORY = "/dev/shm"
-# Room for the batches that a few loader workers hold ready at Cityscapes' sizes.
+# What NVIDIA's guide of NCCL gives a container.
 ENOUGH_SHARED_MEMORY = 1e9
 
 
@@ -130,9 +130,9 @@ def main(faults_only):
     if cards and is_gpu_build and all(kind != "fault" for kind, _ in findings):
         findings += check_computing(cards)
     free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else None
-    if free is not None and free < ENOUGH_SHARED_MEMORY:  # loader workers hand batches over in it
-        findings.append(("note", f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, too little for loader workers: start "
-                                 "the container with --shm-size=8g, or train with --num_workers 0"))
+    if free is not None and free < ENOUGH_SHARED_MEMORY:  # NCCL exchanges the data of a machine's GPUs in it
+        findings.append(("note", f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, too little for NCCL between "
+                                 "several GPUs: start the container with --shm-size=1g"))
     faults = [text for kind, text in findings if kind == "fault"]
     if faults_only:
         print(*faults, sep="\n", end="\n" if faults else "")

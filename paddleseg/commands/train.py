@@ -104,6 +104,6 @@ def prepare(args: argparse.Namespace, config, run_dir):
     if checkpoint is not None:
         state.resume(checkpoint, options)
     if state.iteration < options.iters:
-        preflight.check_run(state, datasets, run_dir, options, builder.build_infer_options(config).eval_batch_size)
+        preflight.check_run(state, datasets, run_dir, options)
     distributed.barrier()  # rank 0 alone looks at files
     return state, datasets

@@ -16,7 +16,6 @@ from paddleseg.core.options import TrainOptions
 from paddleseg.core.run_dir import RunDir
 from paddleseg.core.state import TrainState
 from paddleseg.cvlibs.errors import DataError, RunError
-from paddleseg.datasets import loader
 from paddleseg.datasets.loader import batches_per_epoch, preview_batches
 from paddleseg.utils import distributed, logger
 
@@ -25,8 +24,7 @@ PROGRESS_SEC = 2.0  # a check that takes longer shows its progress
 _SHOWN = 3  # missing files named in a message
 
 
-def check_run(state: TrainState, datasets: Dict[str, object], run_dir: RunDir, options: TrainOptions,
-              eval_batch_size: int = 1) -> None:
+def check_run(state: TrainState, datasets: Dict[str, object], run_dir: RunDir, options: TrainOptions) -> None:
     """Refuse a run that can't go well, and warn of one that may not.
 
     Every process looks at the numbers, rank 0 alone at files. Its error ends the others too.
@@ -34,7 +32,6 @@ def check_run(state: TrainState, datasets: Dict[str, object], run_dir: RunDir, o
     Args:
         datasets: "train_dataset", and "val_dataset" of a run that evaluates.
         run_dir: locked by rank 0.
-        eval_batch_size: images of an evaluation that are read together.
 
     Raises:
         DataError: too few samples, a file is missing, or one of the samples read can't be used.
@@ -50,11 +47,9 @@ def check_run(state: TrainState, datasets: Dict[str, object], run_dir: RunDir, o
     check_writable(run_dir.path)
     check_disk_space(state, run_dir, options)
     check_files(datasets)
-    batch_bytes = {"train_dataset": check_samples("train_dataset", datasets["train_dataset"], options.batch_size,
-                                                  options)}
+    check_samples("train_dataset", datasets["train_dataset"], options.batch_size, options)
     if val_dataset is not None:  # sizes may differ there, so one at a time
-        batch_bytes["val_dataset"] = check_samples("val_dataset", val_dataset, 1, options) * eval_batch_size
-    warn_of_shared_memory(batch_bytes, options.num_workers)
+        check_samples("val_dataset", val_dataset, 1, options)
 
 
 def check_writable(save_dir: str) -> None:
@@ -187,8 +182,8 @@ def _without_existing(files: Sequence[Tuple[str, str]]) -> Iterator[Tuple[str, s
             yield name, path
 
 
-def check_samples(name: str, dataset, batch_size: int, options) -> int:
-    """Read and transform a few samples, spread over the data set, in batches; returns the bytes of a whole batch.
+def check_samples(name: str, dataset, batch_size: int, options) -> None:
+    """Read and transform a few samples, spread over the data set, in batches.
 
     Raises:
         DataError: as the data set or the stacking of a batch raises it; or a sample has no label.
@@ -196,28 +191,9 @@ def check_samples(name: str, dataset, batch_size: int, options) -> int:
     """
     places = np.unique(np.linspace(0, len(dataset) - 1, SAMPLES).astype(int)).tolist()
     batches = [places[first:first + batch_size] for first in range(0, len(places), batch_size)]
-    sample_bytes = 0
     with tqdm(total=len(batches), desc=f"reading samples of {name}", delay=PROGRESS_SEC, disable=None,
               leave=False) as bar:
         for batch in preview_batches(dataset, batches, options.seed, options.num_workers):
             if "label" not in batch:
                 raise DataError(f"{name}: {batch['path'][0]} has no label; name one for each image")
-            sample_bytes = max(sample_bytes, sum(batch[key][0].nbytes for key in ("img", "label")))
             bar.update()
-    return sample_bytes * batch_size
-
-
-def warn_of_shared_memory(batch_bytes: Dict[str, int], num_workers: int) -> None:
-    """Warn where the batches that workers hold ready don't fit; the workers of training stay during evaluations.
-
-    Args:
-        batch_bytes: of each data set.
-    """
-    needs = {name: loader.shared_memory_needed(size, num_workers) for name, size in batch_bytes.items()}
-    free = loader.shared_memory_free()
-    if sum(needs.values()) <= free:
-        return
-    shown = " and ".join(f"{-(-size // 2 ** 20)} MiB for {name}" for name, size in needs.items())
-    logger.warning(f"{loader.SHARED_MEMORY} has {free // 2 ** 20} MiB free for a process, but {num_workers} workers x "
-                   f"{loader.PREFETCH} batches take {shown}; what doesn't fit goes through pipes, which is slower: "
-                   f"lower --num_workers, or enlarge it (docker run --shm-size)")

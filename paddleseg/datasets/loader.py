@@ -3,16 +3,17 @@
 Which samples a batch holds, and every random number spent on them, follow from (seed, epoch, index) alone: nothing
 depends on who draws a sample, or on what was drawn before.
 
-A worker gets tasks over a pipe of its own and answers them one by one. The arrays of an answer lie in shared memory,
-in one of the worker's PREFETCH buffers, or travel through the pipe where that memory is full. Paddle's DataLoader isn't
-used: while it waits, no signal handler of Python's runs, not even for Ctrl-C; it waits for ever for a worker that
-hangs; and it can't tell which sample a worker was reading.
+A worker gets tasks over a pipe of its own and answers them one by one. What it read is pickled, with the arrays out of
+band: they lie in shared memory, in one of the worker's PREFETCH buffers. Paddle's DataLoader isn't used: while it
+waits, no signal handler of Python's runs, not even for Ctrl-C; it waits for ever for a worker that hangs; and it can't
+tell which sample a worker was reading.
 
 N images in a batch, each (3, H, W).
 """
 
 import atexit
 import contextlib
+import copy
 import ctypes
 import faulthandler
 import gc
@@ -20,10 +21,10 @@ import logging
 import mmap
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import sys
-import tempfile
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -31,17 +32,15 @@ from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.pool import ExceptionWithTraceback
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
 from paddleseg.cvlibs.errors import ConfigError, DataError, RunError, SegError
-from paddleseg.utils import distributed
 from paddleseg.utils.parallel import PR_SET_PDEATHSIG
 
 PREFETCH = 2  # batches that a worker holds, read or being read
-SHARED_MEMORY = "/dev/shm"
 # Longer than a file server takes to come back, shorter than the half hour after which a collective of the other
 # processes gives up: so the error that names the file comes first.
 TIMEOUT_SEC = 600.0
@@ -54,9 +53,9 @@ _ALIGNMENT, _PAGE = 64, 4096  # bytes, of arrays in shared memory and of tensors
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
-Arrays = Dict[str, np.ndarray]
 Task = Tuple[int, List[int]]  # (epoch, indices)
-Finish = Callable[[Arrays, Any], Any]  # (arrays, meta) -> batch; copies the arrays, whose memory is used again
+Collate = Callable[[List[dict]], Any]  # samples -> what is read of a task
+Finish = Callable[[Any], Any]  # what was read -> what is yielded; copies the arrays, whose memory is used again
 
 
 # ---- batches ---------------------------------------------------------------------------------------------
@@ -114,7 +113,7 @@ def train_batches(dataset, batch_size: int, seed: int, start_iter: int = 0, num_
     tasks = _train_tasks(len(dataset) * repeats, per_epoch, batch_size, seed, start_iter, rank, world)
     if num_batches is not None:
         tasks = islice(tasks, num_batches)
-    return _iterate(_BatchReader(dataset, seed), tasks, _to_tensors, num_workers, timeout_sec)
+    return _iterate(_Reader(dataset, seed, stack_samples), tasks, _to_tensors, num_workers, timeout_sec)
 
 
 def _train_tasks(samples: int, per_epoch: int, batch_size: int, seed: int, start_iter: int, rank: int,
@@ -140,26 +139,27 @@ def eval_batches(dataset, num_workers: int = 0, rank: int = 0, world: int = 1, b
     """
     indices = range(rank, len(dataset), world)
     tasks = [(0, list(indices[start:start + batch_size])) for start in range(0, len(indices), batch_size)]
-    batches = _iterate(_EvalReader(dataset, seed=0), tasks, _to_eval_batches, num_workers, timeout_sec)
-    with contextlib.closing(batches):
-        for of_one_size in batches:
+    reader = _Reader(dataset, 0, _stack_by_size)
+    with contextlib.closing(_iterate(reader, tasks, _to_eval_tensors, num_workers, timeout_sec)) as batches:
+        for _, of_one_size in batches:
             yield from of_one_size
 
 
 def preview_batches(dataset, batches: Sequence[List[int]], seed: int = 0, num_workers: int = 0) -> Iterator[dict]:
     """The batches of these indices, read as those of epoch 0 are, as numpy arrays.
 
-    Each is {'img': (N, 3, H, W) float32, 'label': (N, H, W) uint8 if any, 'path': list of str}.
-
-    Raises as `train_batches` does while iterating.
+    Each is as `stack_samples` returns it. Raises as `train_batches` does while iterating.
     """
     tasks = [(0, list(indices)) for indices in batches]
-    return _iterate(_BatchReader(dataset, seed), tasks, _to_copies, num_workers, TIMEOUT_SEC)
+    reader = _Reader(dataset, seed, stack_samples)
+    with contextlib.closing(_iterate(reader, tasks, copy.deepcopy, num_workers, TIMEOUT_SEC)) as batches:
+        for _, batch in batches:
+            yield batch
 
 
-def _iterate(reader: "_BatchReader", tasks: Iterable[Task], finish: Finish, num_workers: int,
-             timeout_sec: float) -> Iterator:
-    """Read the tasks in order, here or in workers, and finish what they give."""
+def _iterate(reader: "_Reader", tasks: Iterable[Task], finish: Finish, num_workers: int,
+             timeout_sec: float) -> Iterator[Tuple[int, Any]]:
+    """Read the tasks in order, here or in workers; yields the epoch of each and what it gives, finished."""
     if num_workers and not sys.platform.startswith("linux"):
         logging.getLogger("paddleseg").warning("num_workers 0 instead of %d: they are for Linux alone", num_workers)
         num_workers = 0
@@ -191,27 +191,15 @@ def seeded_globals(seed: int, epoch: int, index: int):
 
 
 @dataclass
-class BatchMeta:
-    """The entries of a batch beside its arrays."""
+class _Reader:
+    """Reads the samples of a task as numpy arrays and puts them together."""
 
-    epoch: int
-    paths: List[str]
-    trans_info: list
+    dataset: Any
+    seed: int
+    collate: Collate
 
-    @classmethod
-    def of(cls, epoch: int, samples: Sequence[dict]) -> "BatchMeta":
-        return cls(epoch, [sample["path"] for sample in samples], [sample["trans_info"] for sample in samples])
-
-
-class _BatchReader:
-    """Reads the batch of a task as numpy arrays."""
-
-    def __init__(self, dataset, seed: int):
-        self.dataset = dataset
-        self.seed = seed
-
-    def read(self, task: Task, progress: np.ndarray) -> Tuple[Arrays, Any]:
-        """Arrays and metadata of the task's batch.
+    def read(self, task: Task, progress: np.ndarray) -> Any:
+        """Read the samples of the task, collated.
 
         Args:
             progress: is set to the place in the task of the sample that is about to be read.
@@ -231,12 +219,7 @@ class _BatchReader:
                 raise
             except Exception as error:
                 raise DataError(f"{self.dataset.name_of(number)}: {type(error).__name__}: {error}") from error
-        return self.collate(epoch, samples)
-
-    def collate(self, epoch: int, samples: List[dict]) -> Tuple[Arrays, Any]:
-        """{'img': (N, 3, H, W) float32, 'label': (N, H, W) uint8 if any}, and the metadata."""
-        keys = [key for key in ("img", "label") if any(key in sample for sample in samples)]
-        return {key: _stack(samples, key) for key in keys}, BatchMeta.of(epoch, samples)
+        return self.collate(samples)
 
     def describe(self, task: Task, place: int) -> str:
         """The sample at a place of the task by its path and line, or the first of all of them for -1."""
@@ -246,20 +229,19 @@ class _BatchReader:
         return ", ".join(names) + (f" and {more} more" if more else "")
 
 
-class _EvalReader(_BatchReader):
-    """Reads the samples of a task into one batch for each size of images; labels keep sizes of their own."""
+def stack_samples(samples: List[dict]) -> dict:
+    """{'img': (N, 3, H, W) float32, 'label': (N, H, W) uint8 if any, 'path' and 'trans_info': lists}."""
+    arrays = {key: _stack(samples, key) for key in ("img", "label") if any(key in sample for sample in samples)}
+    return {**arrays, **{key: [sample[key] for sample in samples] for key in ("path", "trans_info")}}
 
-    def collate(self, epoch: int, samples: List[dict]) -> Tuple[Arrays, List[BatchMeta]]:
-        """{'img<b>': (N, 3, H, W) of batch b, 'label<b>.<n>': (H, W) of its sample n, if any}, metadata of each."""
-        of_size: dict = {}
-        for sample in samples:
-            of_size.setdefault((sample["img"].shape, "label" in sample), []).append(sample)
-        arrays = {}
-        for batch, of_one_size in enumerate(of_size.values()):
-            arrays[f"img{batch}"] = _stack(of_one_size, "img")
-            arrays.update((f"label{batch}.{place}", sample["label"]) for place, sample in enumerate(of_one_size)
-                          if "label" in sample)
-        return arrays, [BatchMeta.of(epoch, of_one_size) for of_one_size in of_size.values()]
+
+def _stack_by_size(samples: List[dict]) -> List[dict]:
+    """A batch for each size of images, as `stack_samples`; labels are a list, as they keep sizes of their own."""
+    of_size: dict = {}
+    for sample in samples:
+        of_size.setdefault((sample["img"].shape, "label" in sample), []).append(sample)
+    return [{**{key: [sample[key] for sample in of_one_size] for key in ("label", "path", "trans_info") if
+                key in of_one_size[0]}, "img": _stack(of_one_size, "img")} for of_one_size in of_size.values()]
 
 
 def _stack(samples: List[dict], key: str) -> np.ndarray:
@@ -278,10 +260,9 @@ def _stack(samples: List[dict], key: str) -> np.ndarray:
 
 # ---- finishing a batch -----------------------------------------------------------------------------------
 
-def _to_tensors(arrays: Arrays, meta: BatchMeta) -> Tuple[int, dict]:
-    # Labels travel in 8 bits.
-    tensors = {key: _to_tensor(array, "int64" if key == "label" else "float32") for key, array in arrays.items()}
-    return meta.epoch, {"path": meta.paths, "trans_info": meta.trans_info, **tensors}
+def _to_tensors(batch: dict) -> dict:
+    dtypes = {"img": "float32", "label": "int64"}  # labels travel in 8 bits
+    return {key: _to_tensor(value, dtypes[key]) if key in dtypes else value for key, value in batch.items()}
 
 
 def _to_tensor(array: np.ndarray, dtype: str):
@@ -302,27 +283,17 @@ def _to_tensor(array: np.ndarray, dtype: str):
     return from_dlpack(copy.__dlpack__())
 
 
-def _to_eval_batches(arrays: Arrays, metas: List[BatchMeta]) -> List[dict]:
+def _to_eval_tensors(batches: List[dict]) -> List[dict]:
     import paddle
 
-    batches = []
-    for number, meta in enumerate(metas):
-        batch = {"path": meta.paths, "trans_info": meta.trans_info, "img": paddle.to_tensor(arrays[f"img{number}"])}
-        labels = [arrays.get(f"label{number}.{place}") for place in range(len(meta.paths))]
-        if labels[0] is not None:
-            batch["label"] = [label.copy() for label in labels]
-        batches.append(batch)
-    return batches
-
-
-def _to_copies(arrays: Arrays, meta: BatchMeta) -> dict:
-    return {"path": meta.paths, **{key: array.copy() for key, array in arrays.items()}}
+    return [{key: paddle.to_tensor(value) if key == "img" else copy.deepcopy(value) for key, value in batch.items()}
+            for batch in batches]
 
 
 # ---- in this process -------------------------------------------------------------------------------------
 
-def iter_serial(reader: _BatchReader, tasks: Iterable[Task], finish: Finish) -> Iterator:
-    """Yield each task's batch, read in this process.
+def iter_serial(reader: _Reader, tasks: Iterable[Task], finish: Finish) -> Iterator[Tuple[int, Any]]:
+    """Yield what each task gives, read in this process.
 
     Nothing can end a read in the midst of it; one that takes long is named in the log.
     """
@@ -332,13 +303,13 @@ def iter_serial(reader: _BatchReader, tasks: Iterable[Task], finish: Finish) -> 
         notice.daemon = True
         notice.start()
         try:
-            arrays, meta = reader.read(task, progress)
+            batch = reader.read(task, progress)
         finally:
             notice.cancel()
-        yield finish(arrays, meta)
+        yield task[0], finish(batch)
 
 
-def _log_slow_read(reader: _BatchReader, task: Task, progress: np.ndarray) -> None:
+def _log_slow_read(reader: _Reader, task: Task, progress: np.ndarray) -> None:
     logging.getLogger("paddleseg").warning(
         "still reading %s after %.0f s; num_workers 0 waits for ever, with 1 or more the run would end with an error",
         reader.describe(task, int(progress[0])), NOTICE_SEC)
@@ -346,9 +317,9 @@ def _log_slow_read(reader: _BatchReader, task: Task, progress: np.ndarray) -> No
 
 # ---- in worker processes ---------------------------------------------------------------------------------
 
-def iter_workers(reader: _BatchReader, tasks: Iterable[Task], finish: Finish, num_workers: int,
-                 timeout_sec: float) -> Iterator:
-    """Yield each task's batch in the order of the tasks, read in worker processes.
+def iter_workers(reader: _Reader, tasks: Iterable[Task], finish: Finish, num_workers: int,
+                 timeout_sec: float) -> Iterator[Tuple[int, Any]]:
+    """Yield what each task gives in the order of the tasks, read in worker processes.
 
     Raises:
         RunError: a worker died or didn't deliver in time; it names the sample.
@@ -370,75 +341,54 @@ def iter_workers(reader: _BatchReader, tasks: Iterable[Task], finish: Finish, nu
         for slot in range(PREFETCH):
             for worker in workers:
                 give(worker, slot)
-        full = False
         while pending:
             worker, slot, task = pending.popleft()
-            layout, arrays, meta = _receive(worker, reader, task, timeout_sec)
-            if isinstance(meta, Exception):
-                raise meta
-            if arrays is not None and not full:
-                full = True
-                logging.getLogger("paddleseg").warning("%s is full: batches come through pipes, which is slower",
-                                                       SHARED_MEMORY)
-            batch = finish(worker.buffers[slot].read(layout) if arrays is None else arrays, meta)
+            read = worker.buffers[slot].load(_receive(worker, reader, task, timeout_sec))
+            if isinstance(read, Exception):
+                raise read
+            batch = finish(read)
             give(worker, slot)
-            yield batch
+            yield task[0], batch
     finally:
         if workers:  # there are none any more when the process itself ends
             stop()
             atexit.unregister(stop)
 
 
-def shared_memory_needed(batch_bytes: int, num_workers: int) -> int:
-    """Bytes that the workers of one process hold at most."""
-    return batch_bytes * num_workers * PREFETCH
-
-
-def shared_memory_free() -> int:
-    """Free bytes of shared memory for each process of this machine; 0 where there is none."""
-    try:
-        state = os.statvfs(SHARED_MEMORY)
-    except OSError:
-        return 0
-    return state.f_bavail * state.f_frsize // distributed.local_world_size()
-
-
 class SharedBuffer:
-    """Shared memory for the arrays of one batch, made before the fork; it grows as batches need it."""
+    """Shared memory for the arrays of one batch, made before the fork; it grows as batches need it.
+
+    It is a file without a name, in no mounted file system: nothing can stay behind, and /dev/shm, which containers keep
+    small, doesn't bound it.
+    """
 
     def __init__(self):
+        self._file = os.fdopen(os.memfd_create("batch"), "r+b", 0)
         self._map = None
-        try:
-            self._file = tempfile.TemporaryFile(dir=SHARED_MEMORY)  # without a name: nothing can stay behind
-        except OSError:
-            self._file = None
 
-    def write(self, arrays: Arrays) -> Optional[Dict[str, tuple]]:
-        """Store arrays; returns their layout for `read`, or None if there is no room."""
-        layout, size = {}, 0
-        for key, array in arrays.items():
-            layout[key] = size, array.shape, array.dtype.str
-            size += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
-        try:
-            if self._file is None:
-                return None
-            if size > os.fstat(self._file.fileno()).st_size:
-                # Memory that is only promised would kill with SIGBUS when there is none left.
-                os.posix_fallocate(self._file.fileno(), 0, size)
-        except OSError:
-            return None
-        for key, stored in self.read(layout).items():
-            stored[...] = arrays[key]
-        return layout
+    def dump(self, batch: Any) -> Tuple[bytes, List[Tuple[int, int]]]:
+        """Pickle an object, its arrays into this memory; returns what `load` needs."""
+        arrays, places, size = [], [], 0
+        pickled = pickle.dumps(batch, protocol=5, buffer_callback=arrays.append)
+        for array in arrays:
+            places.append((size, size + array.raw().nbytes))
+            size += -(-array.raw().nbytes // _ALIGNMENT) * _ALIGNMENT
+        if size > os.fstat(self._file.fileno()).st_size:
+            os.ftruncate(self._file.fileno(), size)
+        for array, memory in zip(arrays, self._views(places)):
+            memory[:] = array.raw()
+        return pickled, places
 
-    def read(self, layout: Dict[str, tuple]) -> Arrays:
-        """The arrays themselves, not copies; they change when the buffer is written to again."""
-        if not layout:
-            return {}
+    def load(self, dumped: Tuple[bytes, List[Tuple[int, int]]]) -> Any:
+        """The object; its arrays are not copied, and change when the buffer is written to again."""
+        pickled, places = dumped
+        return pickle.loads(pickled, buffers=self._views(places))
+
+    def _views(self, places: List[Tuple[int, int]]) -> List[memoryview]:
         size = os.fstat(self._file.fileno()).st_size
-        if self._map is None or len(self._map) < size:
+        if size and (self._map is None or len(self._map) < size):
             self._map = mmap.mmap(self._file.fileno(), size)
-        return {key: np.ndarray(shape, dtype, self._map, offset) for key, (offset, shape, dtype) in layout.items()}
+        return [memoryview(self._map)[start:end] for start, end in places]
 
 
 @dataclass
@@ -449,7 +399,7 @@ class _Worker:
     progress: np.ndarray
 
 
-def _start(reader: _BatchReader, num_workers: int) -> List[_Worker]:
+def _start(reader: _Reader, num_workers: int) -> List[_Worker]:
     context = multiprocessing.get_context("fork")
     progress = np.ndarray(num_workers, np.int64, mmap.mmap(-1, 8 * num_workers))
     # The kernel ends a worker with the thread that forked it; any but the main one may end before the reading does.
@@ -511,7 +461,7 @@ def _set_up(parent: Optional[int]) -> None:
     cv2.setNumThreads(0)
 
 
-def _work(reader: _BatchReader, pipe: Connection, parents_end: Connection, buffers: List[SharedBuffer],
+def _work(reader: _Reader, pipe: Connection, parents_end: Connection, buffers: List[SharedBuffer],
           progress: np.ndarray, parent: Optional[int]) -> None:
     """Answer tasks until the parent closes the pipe or is gone."""
     parents_end.close()
@@ -521,14 +471,13 @@ def _work(reader: _BatchReader, pipe: Connection, parents_end: Connection, buffe
             progress[0] = -1
             task, slot = pipe.recv()
             try:
-                arrays, meta = reader.read(task, progress)
+                batch = reader.read(task, progress)
             except Exception as error:  # of this package's, which pickle knows; its cause travels as a text
-                arrays, meta = {}, ExceptionWithTraceback(error, error.__traceback__)
-            layout = buffers[slot].write(arrays)
-            pipe.send((layout, arrays if layout is None else None, meta))
+                batch = ExceptionWithTraceback(error, error.__traceback__)
+            pipe.send(buffers[slot].dump(batch))
 
 
-def _receive(worker: _Worker, reader: _BatchReader, task: Task, timeout_sec: float) -> tuple:
+def _receive(worker: _Worker, reader: _Reader, task: Task, timeout_sec: float) -> tuple:
     """The worker's answer to a task; signals are handled while it is waited for."""
     waited = noticed = 0.0
     while not wait([worker.pipe, worker.process.sentinel], min(SLICE_SEC, timeout_sec)):

@@ -13,7 +13,7 @@ from paddleseg.core.preflight import check_files, check_run, peak_disk_usage, sl
 from paddleseg.core.run_dir import RunDir
 from paddleseg.core.state import TrainState, run_fingerprint
 from paddleseg.cvlibs.errors import DataError, ImageReadError, LabelValueError, RunError, SizeMismatchError
-from paddleseg.datasets import Dataset, loader
+from paddleseg.datasets import Dataset
 from paddleseg.datasets.base import BaseDataset
 from paddleseg.transforms import Compose
 
@@ -287,26 +287,6 @@ def test_rank_0_alone_reads(root, tmp_path, monkeypatch):
         check(tmp_path, dataset)
     monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
     check("/proc/self", dataset)
-
-
-@pytest.mark.parametrize("processes, free, warned", [(1, 5, False), (1, 3, True), (2, 5, True)])
-def test_shared_memory_is_weighed(monkeypatch, caplog, processes, free, warned):
-    monkeypatch.setenv("PADDLE_TRAINERS_NUM", str(processes))
-    monkeypatch.setattr(loader.os, "statvfs", lambda path: SimpleNamespace(f_bavail=free << 20, f_frsize=1))
-    preflight.warn_of_shared_memory({"train_dataset": 600_000, "val_dataset": 400_000}, num_workers=2)
-    assert bool(warnings(caplog)) == warned
-    if warned:
-        assert f"{free // processes} MiB free for a process, but 2 workers x 2 batches take" in warnings(caplog)[0]
-        assert "3 MiB for train_dataset and 2 MiB for val_dataset" in warnings(caplog)[0]
-        assert "--num_workers" in warnings(caplog)[0]
-
-
-def test_shared_memory_needs_are_those_of_whole_batches(tmp_path, monkeypatch):
-    weighed = []
-    monkeypatch.setattr(preflight, "warn_of_shared_memory", lambda *arguments: weighed.append(arguments))
-    check(tmp_path, val=Colors("val", 3), batch_size=5)
-    sample = 3 * 8 * 12 * 4 + 8 * 12
-    assert weighed == [({"train_dataset": 5 * sample, "val_dataset": sample}, 0)]
 
 
 def test_no_random_state_is_touched(tmp_path):

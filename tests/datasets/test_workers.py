@@ -87,37 +87,6 @@ def test_batches_of_all_sizes_come_in_order(num_workers, said):
     assert said() == []
 
 
-def no_room(*arguments):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.mark.parametrize("spoil", [
-    lambda patch: patch.setattr(loader.os, "posix_fallocate", no_room),
-    lambda patch: patch.setattr(loader, "SHARED_MEMORY", "/nowhere"),
-])
-def test_without_room_in_shared_memory_batches_come_through_pipes(monkeypatch, said, spoil):
-    spoil(monkeypatch)
-    assert read(eval_batches(Samples(12), 2)) == list(range(12))
-    assert len(said()) == 1 and "is full: batches come through pipes, which is slower" in said()[0]
-
-
-def test_shared_memory_in_use_is_what_was_said_to_be_needed():
-    batch_bytes = 3 * 512 * 512 * 4 + 512 * 512
-
-    class Large(Samples):
-        def sample(self, index, rng):
-            return {**super().sample(index, rng), "img": np.zeros((3, 512, 512), np.float32),
-                    "label": np.zeros((512, 512), np.uint8)}
-
-    before = loader.shared_memory_free()
-    batches = eval_batches(Large(20), 3)
-    for _ in range(8):
-        next(batches)
-    used = before - loader.shared_memory_free()
-    batches.close()
-    assert used == pytest.approx(loader.shared_memory_needed(batch_bytes, 3), rel=0.2)
-
-
 # ---- deaths ---------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("action, cause", [
