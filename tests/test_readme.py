@@ -115,7 +115,7 @@ def test_make_targets_exist(name):
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", read(name), re.MULTILINE)) <= targets
 
 
-def test_data_are_checked_where_recipes_look_for_them():
+def test_data_are_checked_where_configs_look_for_them():
     roots = {re.search(r"dataset_root: (\S+)", path.read_text()).group(1)
              for path in ROOT.glob("configs/*/*.yml") if "dataset_root: " in path.read_text()}
     checked = set(re.findall(r"check_data\.py (data/\S+?)[` ]", read("README.md"))) | {"data/scenes"}
@@ -139,7 +139,7 @@ def texts() -> tuple:
 
 
 def messages() -> list:
-    section = read("README.md").partition("## When something goes wrong")[2].partition("\n## ")[0]
+    section = read("README.md").partition("## Troubleshooting")[2].partition("\n## ")[0]
     return re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)  # a note beside it means: not ours
 
 
@@ -152,27 +152,27 @@ def test_there_are_messages():
     assert len(messages()) >= 20
 
 
-# ---- recipes ----------------------------------------------------------------------------------------
+# ---- configs ----------------------------------------------------------------------------------------
 
 def scores() -> list:
-    """(recipe, score) of README's tables; one score or two of each recipe."""
+    """(config, score) of README's tables; one score or two of each config."""
     found = []
-    section = read("README.md").partition("## Recipes and published results")[2].partition("\n## ")[0]
+    section = read("README.md").partition("## Configs and published results")[2].partition("\n## ")[0]
     for row in re.findall(r"^\|.*\.yml.*$", section, re.MULTILINE):
         cells = [cell.strip() for cell in row.strip("|").split("|")]
-        for recipe in re.findall(r"`([\w/]+\.yml)`", row):
+        for config in re.findall(r"`([\w/]+\.yml)`", row):
             for cell, depth in ((cells[2], "r50"), (cells[3], "r101")) if len(cells) == 5 else ((cells[1], "r101"),):
-                path = recipe if "/" in recipe else f"configs/encnet/{recipe}".replace("r101", depth)
+                path = config if "/" in config else f"configs/encnet/{config}".replace("r101", depth)
                 found += [(path, score) for score in re.findall(r"\d\d\.\d+", cell) or ["publishes no score"]]
     return found
 
 
 @pytest.mark.parametrize("path, score", scores())
-def test_scores_are_those_of_the_recipes(path, score):
+def test_scores_are_those_of_the_configs(path, score):
     assert score in read(path).partition("train.py")[0]
 
 
-def test_every_recipe_is_named():
+def test_every_config_is_named():
     named = {path for path, _ in scores()} | set(re.findall(r"configs/\w+/\w+\.yml", read("README.md")))
     named |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs" / "ablation").glob("*.yml")}
     shipped = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/[!_]*/*.yml")}
