@@ -84,13 +84,10 @@ def torch_zip(body: bytes, storages: Dict[str, bytes], **options) -> bytes:
 
 def torch_legacy(body: bytes, storages: Dict[str, bytes], itemsize: int = 4) -> bytes:
     """A file of torch.save before 1.6."""
-    values = b"".join(struct.pack("<q", len(data) // itemsize) + data for data in storages.values())
-    return _legacy([finished(body), pickle.dumps(list(storages), 2)]) + values
-
-
-def _legacy(pickles) -> bytes:
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
-    return b"".join(pickle.dumps(head, 2) for head in (0x1950a86a20f9469cfc6c, 1001, system)) + b"".join(pickles)
+    heads = b"".join(pickle.dumps(head, 2) for head in (0x1950a86a20f9469cfc6c, 1001, system))
+    values = b"".join(struct.pack("<q", len(data) // itemsize) + data for data in storages.values())
+    return heads + finished(body) + pickle.dumps(list(storages), 2) + values
 
 
 # ---- pickles that call code
@@ -106,10 +103,7 @@ def opcodes(canary: str) -> Dict[str, bytes]:
         "OBJ": b"(" + name("subprocess", "Popen") + literal(["touch", canary]) + b"o",
         "NEWOBJ": name("subprocess", "Popen") + arguments + b"\x81" + b"0" + b"(" + command + b"ios\nsystem\n",
         "NEWOBJ_EX": name("subprocess", "Popen") + arguments + b"}\x92" + b"0" + b"(" + command + b"ios\nsystem\n",
-        "BUILD with __setstate__": name("types", "SimpleNamespace") + b")R" + b"}" + literal("__setstate__")
-                                   + name("os", "system") + b"sb" + command + b"b",
         "STACK_GLOBAL": literal("os") + literal("system") + b"\x93" + command + b"\x85R",
-        "a dotted STACK_GLOBAL": literal("posixpath") + literal("os.system") + b"\x93" + command + b"\x85R",
         "getattr": name("builtins", "getattr") + b"(" + name("os", "path") + literal("os") + b"tR0"
                    + name("os", "system") + command + b"\x85R",
         "a call after a whole mapping": b"}0" + name("os", "system") + command + b"\x85R0}",
@@ -158,8 +152,7 @@ def wrapped(canary: str) -> Dict[str, bytes]:
     np.save(stream, np.array({"a": Call(canary)}, object), allow_pickle=True)
     return {
         "torch.save's zip": make_zip({"archive/data.pkl": evil, "archive/version": b"3\n"}),
-        "torch.save's old format": _legacy([evil, pickle.dumps([], 2)]),
-        "the list of keys of torch.save's old format": _legacy([pickle.dumps({}, 2), pickle.dumps([Call(canary)], 2)]),
+        "torch.save's old format": torch_legacy(evil[2:-1], {}),
         "torch.save's first format, a tar": make_tar([(tarfile.TarInfo("pickle"), evil)]),
         "an .npy": stream.getvalue(),
         "a .tar.gz": make_tar([(tarfile.TarInfo("x/model.pdparams"), evil)], "w:gz"),
@@ -181,13 +174,8 @@ def greedy() -> Dict[str, bytes]:
                             for index in range(1, 200_000))
     header = tarfile.TarInfo("model.pdparams")
     header.size = 1 << 43
-    sparse = tarfile.TarInfo("model.pdparams")
-    sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, 512
     name_of_gigabytes = tarfile.TarInfo("x")
     name_of_gigabytes.type, name_of_gigabytes.size = tarfile.GNUTYPE_LONGNAME, 1 << 33
-    pax = tarfile.TarInfo("model.pdparams")
-    pax.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "model.pdparams",
-                       "GNU.sparse.realsize": str(1 << 43)}
     shared = tensor(storage("BFloat16Storage", "0", 1 << 18), 0, (1 << 18,), (1,))
     return {
         "many arrays of the same values": torch_zip(
@@ -212,32 +200,22 @@ def greedy() -> Dict[str, bytes]:
         "a gzip bomb": gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(32 << 20), 9),
         "a gzip bomb without a name": gzip.compress(name_of_gigabytes.tobuf(tarfile.GNU_FORMAT) + bytes(32 << 20), 9),
         "a tar of terabytes": header.tobuf(tarfile.GNU_FORMAT) + bytes(1024),
-        "a sparse tar": sparse.tobuf(tarfile.GNU_FORMAT) + bytes(2048),
-        "a sparse tar of pax": make_tar([(pax, b"1\n0\n1000\n")]),
-        "a thousand and one files": make_tar([(tarfile.TarInfo(str(index)), b"") for index in range(1001)]),
     }
 
 
 def odd(canary: str) -> Dict[str, bytes]:
     """Pickles of the allowed names and opcodes, put together as no writer does it."""
     encode, ordered, deep = name("_codecs", "encode"), name("collections", "OrderedDict"), b")" + b"\x85" * 300_000
-    laughs = b"]\x940" + b"".join(b"](" + (b"h" + bytes([level])) * 10 + b"e\x940" for level in range(60)) + b"h\x3c"
     bodies = {
-        "a call of ndarray": call(name("numpy", "ndarray"), literal((10 ** 9,))),
         "an array of another class": call(name("numpy.core.multiarray", "_reconstruct"), ordered, literal((0,)),
                                           literal("b")),
         "a structured dtype": call(name("numpy", "dtype"), literal([("a", "O")])),
         "another codec": call(encode, literal("x"), literal("zip")),
-        "billion laughs as a codec": call(encode, literal("x"), laughs),
         "attributes of a name": encode + literal({"__code__": 1}) + b"b",
-        "slots of a name": encode + literal((None, {"build": 1})) + b"b",
-        "attributes of a list": b"]" + mapping({"__setstate__": name("os", "system")}) + b"b",
-        "attributes through getattr": call(name("builtins", "getattr"), ordered, literal("__init__")),
         "an array without values": call(name("numpy.core.multiarray", "_reconstruct"), name("numpy", "ndarray"),
                                         literal((0,)), literal("b")),
         "a negative shape": array((-1,), b""),
         "an array of objects": array((), b"", "O8"),
-        "a set": b"\x8f(" + literal("a") + b"\x90",
         "a call of a number": b"J\x01\x00\x00\x00R",
         "a name that isn't text": deep + literal("x") + b"\x93",
         "copies": b"]\x94(" + b"NN\x86" * 500 + b"e0](" + call(ordered, b"h\x00") * 50 + b"e",
@@ -252,42 +230,26 @@ def odd(canary: str) -> Dict[str, bytes]:
 
 def tricky(canary: str, weights: bytes) -> Dict[str, bytes]:
     """Archives of a whole weights file and of something that unpacks elsewhere, to `canary` where it can."""
-    good = ("model.pdparams", weights)
+    good = {"model.pdparams": weights}
     up = "../" * 30 + canary.lstrip("/")
-    names = {"..": up, ".. further in": f"a/{up}", "an absolute path": canary, "a drive": "C:\\model.pdparams",
-             "backslashes": up.replace("/", "\\"), "a newline": "a\nb.txt", "an escape": "a\x1b[2Jb.txt",
-             "a NUL": "model.txt\0/../../x"}
+    names = {"..": up, ".. further in": f"a/{up}", "an absolute path": canary, "backslashes": up.replace("/", "\\"),
+             "an escape": "a\x1b[2Jb.txt", "a NUL": "model.txt\0/../../x"}
     files = {}
     for what, name in names.items():
-        files[f"a zip with {what}"] = _zip_with_anyname(good, name)
+        # zipfile cuts names at a NUL; so another name of the same length is written, and replaced.
+        place = "#" * len(name.encode())
+        files[f"a zip with {what}"] = make_zip({**good, place: b"x"}).replace(place.encode(), name.encode())
         info = tarfile.TarInfo(name)
         info.pax_headers = {"path": name}
-        files[f"a tar with {what}"] = make_tar([(tarfile.TarInfo(good[0]), good[1]), (info, b"x")])
-    kinds = {"a symbolic link": tarfile.SYMTYPE, "a hard link": tarfile.LNKTYPE, "a device": tarfile.CHRTYPE,
-             "a disk": tarfile.BLKTYPE, "a pipe": tarfile.FIFOTYPE}
+        files[f"a tar with {what}"] = make_tar([(tarfile.TarInfo("model.pdparams"), weights), (info, b"x")])
+    inside = tarfile.TarInfo(f"a/{os.path.basename(canary)}")
+    kinds = {"a symbolic link": tarfile.SYMTYPE, "a hard link": tarfile.LNKTYPE, "a device": tarfile.CHRTYPE}
     for what, kind in kinds.items():
-        info = tarfile.TarInfo("model.pdparams")
-        info.type, info.linkname, info.devmajor, info.devminor = kind, canary, 1, 5
-        files[f"a tar with {what}"] = make_tar([(info, b"")])
-    folder, inside = tarfile.TarInfo("a"), tarfile.TarInfo(f"a/{os.path.basename(canary)}")
-    folder.type, folder.linkname = tarfile.SYMTYPE, os.path.dirname(canary)
-    files["a tar with a file through a link"] = make_tar([
-        (folder, b""), (inside, b"x"), (tarfile.TarInfo(good[0]), good[1])])
-    link = zipfile.ZipInfo("a")
-    link.external_attr = 0o120777 << 16
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr(link, os.path.dirname(canary))
-        archive.writestr(f"a/{os.path.basename(canary)}", b"x")
-        archive.writestr(*good)
-    files["a zip with a file through a link"] = stream.getvalue()
+        info = tarfile.TarInfo("a")
+        info.type, info.linkname, info.devmajor, info.devminor = kind, os.path.dirname(canary), 1, 5
+        files[f"a tar with {what}"] = make_tar([
+            (info, b""), (inside, b"x"), (tarfile.TarInfo("model.pdparams"), weights)])
     return files
-
-
-def _zip_with_anyname(good, name: str) -> bytes:
-    """zipfile cuts names at a NUL; so another name of the same length is written, and replaced."""
-    place = "#" * len(name.encode())
-    return make_zip({good[0]: good[1], place: b"x"}).replace(place.encode(), name.encode())
 
 
 def hostile_files(canary: str, weights: bytes = b"") -> Dict[str, bytes]:

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _CHUNK_BYTES = 1 << 20
+_PAUSE_SEC, _TIMEOUT_SEC = 2.0, 30.0
 _HUB_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt)$")  # PyTorch hub: name-<first digits of sha256>.pth
-_RETRYABLE_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _MAX_RATIO = 100  # images and weights hardly shrink; what grows so much is made to fill a disk
 _FREE_BYTES = 1 << 20  # below this, any ratio
 _MAX_READ_BYTES = 1 << 14  # tarfile copies in blocks of that size, but reads headers whole, whatever their size
@@ -34,21 +34,6 @@ _MAX_READ_BYTES = 1 << 14  # tarfile copies in blocks of that size, but reads he
 
 class DownloadError(SegError):
     """A file can't be downloaded; the message is the reason, without the URL."""
-
-
-class RetryableError(Exception):
-    """A failure that another attempt may cure."""
-
-
-def _stated_sha256(parts: SplitResult) -> Optional[str]:
-    """Return what a URL says of its file, `#sha256=<hex>` or the first digits in a hub name."""
-    if parts.fragment:
-        stated = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", parts.fragment)
-        if not stated:
-            raise DownloadError(f"the fragment #{parts.fragment:.80} isn't sha256= and 64 hexadecimal digits")
-        return stated.group(1).lower()
-    in_name = _HUB_NAME.search(parts.path)
-    return in_name and in_name.group(1)
 
 
 def _split(url: str) -> SplitResult:
@@ -59,6 +44,17 @@ def _split(url: str) -> SplitResult:
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK) or not parts.hostname:
         raise DownloadError("only https addresses are fetched")
     return parts
+
+
+def _stated_sha256(parts: SplitResult) -> Optional[str]:
+    """Return what a URL says of its file, `#sha256=<hex>` or the first digits in a hub name."""
+    if not parts.fragment:
+        in_name = _HUB_NAME.search(parts.path)
+        return in_name and in_name.group(1)
+    stated = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", parts.fragment)
+    if not stated:
+        raise DownloadError(f"the fragment #{parts.fragment:.80} isn't sha256= and 64 hexadecimal digits")
+    return stated.group(1).lower()
 
 
 def cache_home() -> str:
@@ -83,79 +79,83 @@ def cache_path(url: str) -> str:
     return os.path.join(cache_home(), *safe)
 
 
-def download(url: str, target: str, attempts: int = 3, pause_sec: float = 2.0,
-             timeout_sec: float = 30.0) -> None:
+def download(url: str, target: str, attempts: int = 3) -> None:
     """Fetch `url` into the file `target` unless it is there.
 
-    One process downloads, the others wait for it. An interrupted download goes on where it stopped. The size
-    must be the one that the server states, and the SHA-256 the one that the URL states: as `#sha256=<hex>`,
-    or by its first digits as in the names of PyTorch hub (resnet101_v1c-e67eebb6.pth).
+    One process downloads, the others wait for it. A broken connection goes on where it stopped, and so does a later
+    run if a checksum is stated, which would tell another version of the file. The size must be the one that the
+    server states, and the SHA-256 the one that the URL states: as `#sha256=<hex>`, or by its first digits as in the
+    names of PyTorch hub (resnet101_v1c-e67eebb6.pth).
 
     Raises:
         DownloadError: not https, not reachable, or not the right file.
     """
     parts = _split(url)
-    sha256 = _stated_sha256(parts)
-    target = os.path.abspath(target)
+    sha256, target = _stated_sha256(parts), os.path.abspath(target)
+    part = target + ".part"
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with contextlib.nullcontext() if os.path.exists(target) else _locked(target):
-            if not os.path.exists(target):  # else it is whole, as it got its name last
-                _fetch(parts._replace(fragment="").geturl(), sha256, target, attempts, pause_sec, timeout_sec)
+            if os.path.exists(target):  # it is whole, as it got its name last
+                _check_sha256(target, sha256)
                 return
-        _check_sha256(target, sha256)
+            if sha256 is None:
+                _remove(part)
+            logger.info("downloading %s to %s", url, target)
+            _fetch(parts._replace(fragment="").geturl(), part, attempts)
+            try:
+                _check_sha256(part, sha256)
+            except DownloadError:
+                _remove(part)
+                raise
+            with files.atomic_path(target) as temporary:
+                os.replace(part, temporary)
     except OSError as error:
         raise DownloadError(f"{error.strerror or error}: {error.filename or target}") from error
 
 
-def _fetch(url: str, sha256: Optional[str], target: str, attempts: int, pause_sec: float, timeout_sec: float) -> None:
-    part = target + ".part"
-    logger.info("downloading %s to %s", url, target)
+def _fetch(url: str, part: str, attempts: int) -> None:
+    """Complete the file `part`, in several attempts if need be."""
     for attempt in range(1, attempts + 1):
         try:
-            _transfer(url, part, sha256 is not None, timeout_sec)
-            break
-        except RetryableError as reason:
+            return _transfer(url, part)
+        except (http.client.InvalidURL, ValueError) as error:  # a host or a path that can't be sent
+            raise DownloadError(f"it is no address ({error})") from None
+        except (http.client.HTTPException, OSError) as error:
+            status = getattr(error, "code", 500)
+            if status == 416:  # what is there can't be a beginning of the server's file
+                _remove(part)
+            elif status < 500 and status not in (408, 425, 429):
+                raise DownloadError(str(error)) from None
             if attempt == attempts:
-                raise DownloadError(f"{reason}, {attempts} attempts") from None
-            logger.warning("%s: %s; attempt %d of %d", url, reason, attempt + 1, attempts)
-            time.sleep(pause_sec * attempt)
-    _remove(part + ".etag")
-    try:
-        _check_sha256(part, sha256)
-    except DownloadError:
-        _remove(part)
-        raise
-    with files.atomic_path(target) as temporary:
-        os.replace(part, temporary)
+                raise DownloadError(f"not reachable: {error}, {attempts} attempts") from None
+            logger.warning("%s: %s; attempt %d of %d", url, error, attempt + 1, attempts)
+            time.sleep(_PAUSE_SEC * attempt)
 
 
-def _transfer(url: str, part: str, is_checked: bool, timeout_sec: float) -> None:
-    """Make one attempt to complete `part`; `is_checked` says that a checksum would tell a file that has changed."""
-    request = urllib.request.Request(url, headers={"User-Agent": "paddleseg"})
+def _transfer(url: str, part: str) -> None:
+    from tqdm import tqdm
+
     have_bytes = os.path.getsize(part) if os.path.exists(part) else 0
-    tag = Path(part + ".etag").read_text("ascii") if os.path.exists(part + ".etag") else None
-    if have_bytes and (tag or is_checked):
+    request = urllib.request.Request(url, headers={"User-Agent": "paddleseg"})
+    if have_bytes:
         request.add_header("Range", f"bytes={have_bytes}-")
-        if tag:
-            request.add_header("If-Range", tag)
-    handlers = [_HttpsRedirects()]
-    if urlsplit(url).hostname in _LOOPBACK:
-        handlers.append(urllib.request.ProxyHandler({}))
-    try:
-        response = urllib.request.build_opener(*handlers).open(request, timeout=timeout_sec)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # what is there can't be a beginning of the server's file
-            _remove(part)
-            raise RetryableError("the server has another file now") from None
-        kind = RetryableError if error.code in _RETRYABLE_STATUS else DownloadError
-        raise kind(f"HTTP {error.code} {error.reason}") from None
-    except (http.client.InvalidURL, ValueError) as error:  # a host or a path that can't be sent
-        raise DownloadError(f"it is no address ({error})") from None
-    except (http.client.HTTPException, OSError) as error:  # URLError is an OSError
-        raise RetryableError(f"not reachable: {getattr(error, 'reason', error)}") from None
-    with response:
-        _receive(response, part)
+    with urllib.request.build_opener(_HttpsRedirects).open(request, timeout=_TIMEOUT_SEC) as response:
+        start = have_bytes if response.status == 206 else 0
+        if start and not (response.headers["Content-Range"] or "").startswith(f"bytes {start}-"):
+            raise DownloadError("the server answers with another part of the file than asked for")
+        if response.length is None:
+            raise DownloadError("the server doesn't state the size of the file")
+        total, free_bytes = start + response.length, shutil.disk_usage(os.path.dirname(part)).free
+        if response.length > free_bytes:
+            raise DownloadError(f"the file needs {response.length} bytes more, {free_bytes} are free at {part}")
+        with open(part, "ab" if start else "wb") as out, tqdm(
+                total=total, initial=start, unit="B", unit_scale=True, desc=os.path.basename(part), disable=None) as bar:
+            while chunk := response.read(_CHUNK_BYTES):  # never beyond the stated size
+                out.write(chunk)
+                bar.update(len(chunk))
+            if out.tell() != total:
+                raise ConnectionError(f"the connection ended after {out.tell()} of {total} bytes")
 
 
 class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
@@ -165,46 +165,6 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
         if _split(newurl).scheme != "https" and req.full_url.startswith("https:"):
             raise DownloadError("the server redirects from https to http; only https addresses are fetched")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _receive(response, part: str) -> None:
-    from tqdm import tqdm
-
-    start = 0
-    if response.status == 206:
-        start = os.path.getsize(part)
-        if not (response.headers["Content-Range"] or "").startswith(f"bytes {start}-"):
-            raise DownloadError("the server answers with another part of the file than asked for")
-    length = response.headers["Content-Length"] or ""
-    if not re.fullmatch("[0-9]{1,18}", length):
-        raise DownloadError("the server doesn't state the size of the file")
-    total, folder = start + int(length), os.path.dirname(part)
-    free_bytes = shutil.disk_usage(folder).free
-    if total - start > free_bytes:
-        raise DownloadError(f"the file needs {total - start} bytes more, {free_bytes} are free in {folder}")
-    name = os.path.basename(part)[:-len(".part")]
-    with open(part, "r+b" if start else "wb") as out, tqdm(
-            total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=None) as bar:
-        if not start:  # the old bytes are gone by now: a tag never stands beside those of another version
-            _write_tag(part, response.headers["ETag"])
-        out.seek(start)
-        received = start
-        while received < total:
-            try:
-                chunk = response.read(min(_CHUNK_BYTES, total - received))
-            except (http.client.HTTPException, OSError) as error:
-                raise RetryableError(f"the connection broke after {received} of {total} bytes: {error}") from None
-            if not chunk:
-                raise RetryableError(f"the connection ended after {received} of {total} bytes")
-            out.write(chunk)
-            received += len(chunk)
-            bar.update(len(chunk))
-
-
-def _write_tag(part: str, tag: Optional[str]) -> None:
-    _remove(part + ".etag")
-    if tag and tag.isascii() and not tag.startswith("W/"):  # a weak one doesn't promise equal bytes
-        Path(part + ".etag").write_text(tag, "ascii")
 
 
 def _remove(path: str) -> None:
@@ -355,13 +315,13 @@ def _unpack(archive: str, folder: str) -> None:
 
 def _refuse_links(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
     """Refuse what isn't a plain file or folder; links have led tarfile's own filter outside (CVE-2025-4517)."""
-    if not (member.isreg() or member.isdir()):
-        raise tarfile.ReadError(f"{member.name!r:.80} is a link or a device")
+    if not (member.isreg() or member.isdir()) or member.size < 0:  # tarfile goes back by a size below 0, for ever
+        raise tarfile.ReadError(f"{member.name!r:.80} is a link, a device or damaged")
     return tarfile.data_filter(member, folder)
 
 
 class _BoundedReader:
-    """A stream for tarfile: bounds the memory for a header, and the bytes that all members together can be."""
+    """A stream for tarfile, which reads headers whole and members to their end, whatever sizes they state."""
 
     def __init__(self, stream: BinaryIO, limit_bytes: int):
         self._stream = stream
@@ -371,13 +331,10 @@ class _BoundedReader:
     def read(self, count: int) -> bytes:
         if not 0 <= count <= _MAX_READ_BYTES:
             raise tarfile.ReadError("it holds an oversized header")
-        self._check(self.tell() + count)
+        self.seek(self.tell(), count)
         return self._stream.read(count)
 
-    def seek(self, position: int) -> int:
-        self._check(position)
-        return self._stream.seek(position)
-
-    def _check(self, position: int) -> None:
-        if position > self._limit_bytes:
+    def seek(self, position: int, count: int = 0) -> int:
+        if position + count > self._limit_bytes:
             raise tarfile.ReadError(f"it holds more than {self._limit_bytes >> 20} MiB")
+        return self._stream.seek(position)

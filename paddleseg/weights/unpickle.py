@@ -24,7 +24,6 @@ from paddleseg.utils import download
 from paddleseg.utils.cli import printable
 
 _MAX_OPCODES = 1 << 20
-_MAX_PROTOCOL = 5
 _MAX_KEY = 2 ** 31 - 1
 _MAX_DEPTH = 32
 _MAX_DIMS = 16
@@ -36,11 +35,19 @@ _STORAGE_DTYPES = {
 }
 _TORCH_LEGACY_MAGIC = 0x1950a86a20f9469cfc6c
 _TORCH_LEGACY_PROTOCOL = 1001
+_BIG_ENDIAN = "holds big-endian values; write it again on a little-endian machine"
+_BAD_ARRAY = "holds an array with a damaged description"
 _DATA_ONLY = "refused; a weights file is data"
 
 
 class Refused(Exception):
     """The reason why a file isn't read; the caller puts the file's name before it."""
+
+
+def require(condition: bool, otherwise: str) -> None:
+    """Refuse the file, for the reason given, unless the condition holds."""
+    if not condition:
+        raise Refused(otherwise)
 
 
 class Placeholder:
@@ -58,31 +65,25 @@ class Global(Placeholder):
     build: Optional[Callable] = None
 
     def call(self, arguments: Any) -> Any:
-        if self.build is None or not isinstance(arguments, tuple):
-            raise Refused(f"calls {self.name}: {_DATA_ONLY}")
+        require(self.build is not None and isinstance(arguments, tuple), f"calls {self.name}: {_DATA_ONLY}")
         return self.build(*arguments)
 
 
-class Ignored(Placeholder):
-    """An object of which nothing is kept: mmengine's HistoryBuffer, beside the weights in its checkpoints."""
+class FileDict(dict, Placeholder):
+    """A mapping made by a call: an OrderedDict, or mmengine's HistoryBuffer, of which nothing is read."""
 
     def set_state(self, state: Any) -> None:
-        """Keep nothing."""
-
-
-class FileDict(dict, Ignored):
-    """A mapping made by a call, such as an OrderedDict; PyTorch adds attributes to it (`_metadata`)."""
+        """Keep nothing of the attributes, such as PyTorch's `_metadata`."""
 
 
 class Dtype(Placeholder):
     def __init__(self, code, align=False, copy=False):
-        if not isinstance(code, str) or code not in _DTYPE_CODES:
-            raise Refused("holds an array of text, dates or objects; only numbers and booleans are read")
+        require(isinstance(code, str) and code in _DTYPE_CODES,
+                "holds an array of text, dates or objects; only numbers and booleans are read")
         self.dtype = np.dtype(code)
 
     def set_state(self, state):
-        if state[1] not in ("<", "|", "="):
-            raise Refused("holds a big-endian array; write it again on a little-endian machine")
+        require(state[1] in ("<", "|", "="), _BIG_ENDIAN)
 
 
 @dataclass(eq=False)
@@ -97,16 +98,13 @@ class Array(Placeholder):
         if isinstance(data, str):  # bytes of Python 2
             self.charge(len(data))
             data = data.encode("latin-1")
-        if not (isinstance(dtype, Dtype) and _are_sizes(shape)):
-            raise Refused("holds an array with a damaged description")
+        require(isinstance(dtype, Dtype) and _are_sizes(shape), _BAD_ARRAY)
         if dtype.dtype.hasobject and shape == () and type(data) is list and len(data) == 1:
             self.content = data[0]  # np.save wraps a mapping in an array without dimensions
             return
-        if dtype.dtype.hasobject or not isinstance(data, bytes):
-            raise Refused("holds an array with a damaged description")
-        expected_bytes = math.prod(shape) * dtype.dtype.itemsize
-        if expected_bytes != len(data):
-            raise Refused(f"holds an array of shape {shape} ({expected_bytes} bytes) with {len(data)} bytes of values")
+        require(isinstance(data, bytes) and not dtype.dtype.hasobject, _BAD_ARRAY)
+        require(math.prod(shape) * dtype.dtype.itemsize == len(data),
+                f"holds an array of shape {shape} with {len(data)} bytes of values")
         self.content = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
@@ -142,14 +140,13 @@ class Tensor(Placeholder):
     metadata: Any = None
 
     def resolve(self) -> np.ndarray:
-        if not (isinstance(self.storage, Storage) and _are_sizes((self.offset,)) and _are_sizes(self.size)
-                and _are_sizes(self.stride) and len(self.size) == len(self.stride)):
-            raise Refused("holds a tensor with a damaged description")
+        require(isinstance(self.storage, Storage) and _are_sizes((self.offset,)) and _are_sizes(self.size)
+                and _are_sizes(self.stride) and len(self.size) == len(self.stride),
+                "holds a tensor with a damaged description")
         count = math.prod(self.size)
         last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride))
-        if count and (count > self.storage.size or last >= self.storage.size):
-            raise Refused(f"holds a tensor of shape {self.size} that reaches beyond "
-                          f"the {self.storage.size} values stored for it")
+        require(not count or max(count, last + 1) <= self.storage.size,
+                f"holds a tensor of shape {self.size} that reaches beyond the {self.storage.size} values stored for it")
         values = self.storage.resolve()
         if not count:
             return np.empty(self.size, values.dtype)
@@ -165,23 +162,22 @@ def _are_sizes(sizes) -> bool:
 def _set_items(mapping: dict, pairs) -> None:
     """Set (key, value) pairs; only text, whose hashes no file can foresee, and small numbers are hashed."""
     for key, value in pairs:
-        if type(key) is not str and not (type(key) is int and abs(key) <= _MAX_KEY):
-            raise Refused("holds a mapping with keys that are neither text nor small whole numbers")
+        require(type(key) is str or type(key) is int and abs(key) <= _MAX_KEY,
+                "holds a mapping with keys that are neither text nor small whole numbers")
         mapping[key] = value
 
 
 def _tuple(values=()) -> tuple:
     """Paddle writes tuple((name, array)); of anything but a tuple it would be a copy."""
-    if not isinstance(values, tuple):
-        raise Refused("makes a tuple of something else: refused")
+    require(isinstance(values, tuple), "makes a tuple of something else: refused")
     return values
 
 
 def _scalar(dtype, data):
     if isinstance(data, str):
         data = data.encode("latin-1")
-    if not (isinstance(dtype, Dtype) and isinstance(data, bytes) and len(data) == dtype.dtype.itemsize):
-        raise Refused("holds a damaged number")
+    require(isinstance(dtype, Dtype) and isinstance(data, bytes) and len(data) == dtype.dtype.itemsize,
+            "holds a damaged number")
     return np.frombuffer(data, dtype.dtype)[0].item()
 
 
@@ -214,7 +210,7 @@ class Unpickler:
             "torch._utils._rebuild_parameter": lambda tensor, requires_grad, hooks: tensor,
             "torch.Size": _tuple,
             "__builtin__.bytes": lambda: b"",  # the values of an empty array in protocol 2
-            "mmengine.logging.history_buffer.HistoryBuffer": Ignored,
+            "mmengine.logging.history_buffer.HistoryBuffer": FileDict,
         }
         for package in ("builtins", "__builtin__"):
             builds.update({f"{package}.tuple": _tuple, f"{package}.getattr": self._log_method})
@@ -229,12 +225,10 @@ class Unpickler:
     def charge(self, count: int) -> None:
         """Refuse a file whose calls would copy more than the file itself holds."""
         self.budget_bytes -= count
-        if self.budget_bytes < 0:
-            raise Refused("would take more memory than its size: refused")
+        require(self.budget_bytes >= 0, "would take more memory than its size: refused")
 
     def _reconstruct(self, subtype, shape, typecode) -> Array:
-        if subtype is not self.globals["numpy", "ndarray"]:
-            raise Refused("holds an array of another class than numpy.ndarray: refused")
+        require(subtype is self.globals["numpy", "ndarray"], "holds an array of another class than numpy.ndarray")
         return Array(self.charge)
 
     def _ordered_dict(self, pairs=()) -> FileDict:
@@ -245,35 +239,33 @@ class Unpickler:
 
     def _encode(self, text, codec) -> bytes:
         """Bytes as protocol 2 writes them."""
-        if not isinstance(text, str) or codec not in ("latin1", "latin-1"):
-            raise Refused(f"encodes with something else than latin-1: {_DATA_ONLY}")
+        require(isinstance(text, str) and codec in ("latin1", "latin-1"),
+                f"encodes with something else than latin-1: {_DATA_ONLY}")
         self.charge(len(text))
         return text.encode("latin-1")
 
     def _log_method(self, owner, name) -> Global:
         """A HistoryBuffer lists its methods, which protocol 2 writes as getattr(HistoryBuffer, name)."""
-        if owner is not self.globals["mmengine.logging.history_buffer", "HistoryBuffer"]:
-            raise Refused(f"holds the pickle global builtins.getattr: {_DATA_ONLY}")
+        require(owner is self.globals["mmengine.logging.history_buffer", "HistoryBuffer"],
+                f"holds the pickle global builtins.getattr: {_DATA_ONLY}")
         return Global(f"HistoryBuffer.{name}")
 
     def load_persistent(self, identity: Any) -> Storage:
         """Return the storage of ("storage", class, key, device, size[, view]); PyTorch before 1.6 writes views."""
-        if not (self.read_storage and isinstance(identity, tuple) and len(identity) in (5, 6)
-                and identity[0] == "storage"):
-            raise Refused("refers to something else than a storage: refused")
+        require(self.read_storage is not None and isinstance(identity, tuple) and len(identity) in (5, 6)
+                and identity[0] == "storage", "refers to something else than a storage: refused")
         kind, key, _, size = identity[1:5]
         code = _STORAGE_DTYPES.get(kind.name.rpartition(".")[2]) if isinstance(kind, Global) else None
-        if code is None or not isinstance(key, str) or not _are_sizes((size,)):
-            raise Refused("holds a storage with a damaged description")
+        require(code is not None and isinstance(key, str) and _are_sizes((size,)),
+                "holds a storage with a damaged description")
         new = Storage(np.dtype(code), size, lambda storage: self.read_storage(key, storage))
         root = self.storages.setdefault(key, new)
-        if (root.dtype, root.size) != (new.dtype, size):
-            raise Refused(f"describes the storage {key:.40} in two ways")
+        require((root.dtype, root.size) == (new.dtype, size), f"describes the storage {key:.40} in two ways")
         if len(identity) == 5 or identity[5] is None:
             return root
         _, offset, size = identity[5]
-        if not _are_sizes((offset, size)) or offset + size > root.size:
-            raise Refused("holds a part of a storage that reaches beyond it")
+        require(_are_sizes((offset, size)) and offset + size <= root.size,
+                "holds a part of a storage that reaches beyond it")
         return Storage(root.dtype, size, lambda _: root.resolve()[offset:offset + size])
 
     def load(self) -> Any:
@@ -284,12 +276,13 @@ class Unpickler:
             Exception: of any kind; it is damaged.
         """
         for count, (opcode, argument, _) in enumerate(pickletools.genops(self.stream)):
-            if count >= _MAX_OPCODES:
-                raise Refused(f"holds more than {_MAX_OPCODES} pickle opcodes: refused")
+            require(count < _MAX_OPCODES, "holds too many pickle opcodes: refused")
             if opcode.name in _VALUES:
                 self.stack.append(argument)
-            elif opcode.name in _OPCODES:
-                _OPCODES[opcode.name](self, argument)
+            elif opcode.name in _PUSHES:
+                self.stack.append(_PUSHES[opcode.name](self, argument))
+            elif opcode.name in _CHANGES:
+                _CHANGES[opcode.name](self, argument)
             else:
                 raise Refused(f"holds the pickle opcode {opcode.name}: {_DATA_ONLY}")
         return self.stack.pop()
@@ -297,26 +290,22 @@ class Unpickler:
     # Parts of opcodes.
 
     def pop_to_mark(self) -> list:
-        mark = self.marks.pop()
-        items = self.stack[mark:]
-        del self.stack[mark:]
-        return items
+        return self.pop_items(len(self.stack) - self.marks.pop())
 
     def pop_items(self, count: int) -> list:
-        items = self.stack[-count:]
-        if len(items) != count:
+        start = len(self.stack) - count
+        if start < 0 or count < 0:
             raise ValueError("an opcode of a pickle lacks an argument")
-        del self.stack[-count:]
+        items = self.stack[start:]
+        del self.stack[start:]
         return items
 
     def append_all(self, items: list) -> None:
-        if type(self.stack[-1]) is not list:
-            raise Refused("appends to what is no list: refused")
+        require(type(self.stack[-1]) is list, "appends to what is no list: refused")
         self.stack[-1].extend(items)
 
     def set_all(self, items: list) -> None:
-        if not isinstance(self.stack[-1], dict):
-            raise Refused("sets items of what is no mapping: refused")
+        require(isinstance(self.stack[-1], dict), "sets items of what is no mapping: refused")
         if len(items) % 2:
             raise ValueError("a key of a pickle lacks its value")
         _set_items(self.stack[-1], zip(items[::2], items[1::2]))
@@ -330,71 +319,60 @@ class Unpickler:
     def put(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
-    def push_global(self, module: Any, name: Any) -> None:
-        if not (isinstance(module, str) and isinstance(name, str)):
-            raise Refused("names something by what is no text: refused")
-        if (module, name) not in self.globals:
-            raise Refused(f"holds the pickle global {f'{module}.{name}':.80}: {_DATA_ONLY}")
-        self.stack.append(self.globals[module, name])
+    def find_global(self, module: Any, name: Any) -> Global:
+        require(isinstance(module, str) and isinstance(name, str), "names something by what is no text: refused")
+        require((module, name) in self.globals, f"holds the pickle global {f'{module}.{name}':.80}: {_DATA_ONLY}")
+        return self.globals[module, name]
 
-    def call(self) -> None:
+    def call(self) -> Any:
         """Execute REDUCE or NEWOBJ, which both make an object of a name and arguments."""
         target, arguments = self.pop_items(2)
-        if not isinstance(target, Global):
-            raise Refused(f"calls what is no name: {_DATA_ONLY}")
-        self.stack.append(target.call(arguments))
+        require(isinstance(target, Global), f"calls what is no name: {_DATA_ONLY}")
+        return target.call(arguments)
 
     def build(self) -> None:
         state = self.stack.pop()
-        if not isinstance(self.stack[-1], Placeholder):
-            raise Refused(f"sets the attributes of an object: {_DATA_ONLY}")
+        require(isinstance(self.stack[-1], Placeholder), f"sets the attributes of an object: {_DATA_ONLY}")
         self.stack[-1].set_state(state)
 
 
-def _check_protocol(machine: Unpickler, protocol: int) -> None:
-    if protocol > _MAX_PROTOCOL:
-        raise Refused("is a pickle of an unknown protocol")
-
-
-def _push(value: Callable[[Unpickler, Any], Any]) -> Callable[[Unpickler, Any], None]:
-    return lambda machine, argument: machine.stack.append(value(machine, argument))
-
-
-# Opcodes that push what follows them in the file. (The lengths of frames are of use to readers in blocks only.)
+# Opcodes that push what follows them in the file.
 _VALUES = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
            "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
-_OPCODES: Dict[str, Callable[[Unpickler, Any], Any]] = {
-    "PROTO": _check_protocol,
-    "FRAME": lambda machine, _: None,
+# Opcodes that push what these functions of the machine and the opcode's argument return.
+_PUSHES: Dict[str, Callable[[Unpickler, Any], Any]] = {
+    "NONE": lambda machine, _: None,
+    "NEWTRUE": lambda machine, _: True,
+    "NEWFALSE": lambda machine, _: False,
+    "EMPTY_TUPLE": lambda machine, _: (),
+    "TUPLE1": lambda machine, _: tuple(machine.pop_items(1)),
+    "TUPLE2": lambda machine, _: tuple(machine.pop_items(2)),
+    "TUPLE3": lambda machine, _: tuple(machine.pop_items(3)),
+    "TUPLE": lambda machine, _: tuple(machine.pop_to_mark()),
+    "EMPTY_LIST": lambda machine, _: [],
+    "EMPTY_DICT": lambda machine, _: {},
+    "BINGET": lambda machine, index: machine.memo[index],
+    "LONG_BINGET": lambda machine, index: machine.memo[index],
+    "GLOBAL": lambda machine, names: machine.find_global(*names.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine.find_global(*machine.pop_items(2)),
+    "REDUCE": lambda machine, _: machine.call(),
+    "NEWOBJ": lambda machine, _: machine.call(),
+    "BINPERSID": lambda machine, _: machine.load_persistent(machine.stack.pop()),
+}
+# Opcodes that change the machine or what is on its stack. (Only readers in blocks need the lengths of frames.)
+_CHANGES: Dict[str, Callable[[Unpickler, Any], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, _: None),
     "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
     "POP": lambda machine, _: machine.pop(),
     "POP_MARK": lambda machine, _: machine.pop_to_mark(),
-    "STOP": lambda machine, _: None,
-    "NONE": _push(lambda machine, _: None),
-    "NEWTRUE": _push(lambda machine, _: True),
-    "NEWFALSE": _push(lambda machine, _: False),
-    "EMPTY_TUPLE": _push(lambda machine, _: ()),
-    "TUPLE1": _push(lambda machine, _: tuple(machine.pop_items(1))),
-    "TUPLE2": _push(lambda machine, _: tuple(machine.pop_items(2))),
-    "TUPLE3": _push(lambda machine, _: tuple(machine.pop_items(3))),
-    "TUPLE": _push(lambda machine, _: tuple(machine.pop_to_mark())),
-    "EMPTY_LIST": _push(lambda machine, _: []),
     "APPEND": lambda machine, _: machine.append_all(machine.pop_items(1)),
     "APPENDS": lambda machine, _: machine.append_all(machine.pop_to_mark()),
-    "EMPTY_DICT": _push(lambda machine, _: {}),
     "SETITEM": lambda machine, _: machine.set_all(machine.pop_items(2)),
     "SETITEMS": lambda machine, _: machine.set_all(machine.pop_to_mark()),
     "BINPUT": Unpickler.put,
     "LONG_BINPUT": Unpickler.put,
     "MEMOIZE": lambda machine, _: machine.put(len(machine.memo)),
-    "BINGET": _push(lambda machine, index: machine.memo[index]),
-    "LONG_BINGET": _push(lambda machine, index: machine.memo[index]),
-    "GLOBAL": lambda machine, names: machine.push_global(*names.split(" ", 1)),
-    "STACK_GLOBAL": lambda machine, _: machine.push_global(*machine.pop_items(2)),
-    "REDUCE": lambda machine, _: machine.call(),
-    "NEWOBJ": lambda machine, _: machine.call(),
     "BUILD": lambda machine, _: machine.build(),
-    "BINPERSID": _push(lambda machine, _: machine.load_persistent(machine.stack.pop())),
 }
 
 
@@ -408,11 +386,9 @@ def to_plain(value: Any, depth: int = 0, memo: Optional[dict] = None) -> Any:
         return value
     if id(value) in memo:
         return memo[id(value)]
-    if depth > _MAX_DEPTH:
-        raise Refused(f"is nested deeper than {_MAX_DEPTH} levels: refused")
+    require(depth <= _MAX_DEPTH, f"is nested deeper than {_MAX_DEPTH} levels: refused")
     if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise Refused("holds a mapping whose keys aren't text, not named arrays")
+        require(all(isinstance(key, str) for key in value), "holds a mapping whose keys aren't text, not named arrays")
         result = {key: to_plain(item, depth + 1, memo) for key, item in value.items()}
     elif isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Array):
         result = to_plain(value[1], depth + 1, memo)
@@ -441,22 +417,19 @@ def _read_torch_zip(opened: zipfile.ZipFile, prefix: str, file_bytes: int, selec
     """Read PyTorch 1.6 and later: data.pkl, and one entry of raw values for each storage."""
     def entry(name: str) -> bytes:
         info = opened.getinfo(prefix + name)
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise Refused(f"holds {name:.80} compressed, which PyTorch doesn't do: refused")
+        require(info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size,
+                f"holds {name:.80} compressed, which PyTorch doesn't do: refused")
         return opened.read(info)
 
     def read_storage(key: str, storage: Storage) -> np.ndarray:
         unpickler.charge(storage.nbytes)
         data = entry(f"data/{key}")
-        if len(data) != storage.nbytes:
-            raise Refused(f"states {storage.nbytes} bytes for a storage and holds {len(data)}")
+        require(len(data) == storage.nbytes, f"states {storage.nbytes} bytes for a storage and holds {len(data)}")
         return np.frombuffer(data, storage.dtype)
 
     names = opened.namelist()
-    if prefix + "constants.pkl" in names:
-        raise Refused("is a TorchScript program, not a weights file")
-    if prefix + "byteorder" in names and entry("byteorder") != b"little":
-        raise Refused("holds big-endian values; write it again on a little-endian machine")
+    require(prefix + "constants.pkl" not in names, "is a TorchScript program, not a weights file")
+    require(prefix + "byteorder" not in names or entry("byteorder") == b"little", _BIG_ENDIAN)
     unpickler = Unpickler(io.BytesIO(entry("data.pkl")), file_bytes, read_storage)
     return to_plain(select(unpickler.load()))
 
@@ -466,24 +439,20 @@ def _read_torch_legacy(stream: BinaryIO, file_bytes: int, select: Callable) -> A
     offsets = {}
 
     def read_storage(key: str, storage: Storage) -> np.ndarray:
-        if key not in offsets:
-            raise Refused(f"lacks the values of the storage {key:.40}")
+        require(key in offsets, f"lacks the values of the storage {key:.40}")
         stream.seek(offsets[key])
         return np.fromfile(stream, storage.dtype, storage.size)
 
-    if Unpickler(stream, file_bytes).load() != _TORCH_LEGACY_PROTOCOL:
-        raise Refused("is written in an unknown protocol of PyTorch")
-    if not Unpickler(stream, file_bytes).load()["little_endian"]:
-        raise Refused("holds big-endian values; write it again on a little-endian machine")
+    require(Unpickler(stream, file_bytes).load() == _TORCH_LEGACY_PROTOCOL, "is in an unknown protocol of PyTorch")
+    require(Unpickler(stream, file_bytes).load()["little_endian"], _BIG_ENDIAN)
     unpickler = Unpickler(stream, file_bytes, read_storage)
     value = unpickler.load()
     for key in Unpickler(stream, file_bytes).load():
         storage = unpickler.storages[key]
         size = int.from_bytes(stream.read(8), "little", signed=True)
         offsets[key] = stream.tell()
-        if size != storage.size or offsets[key] + storage.nbytes > file_bytes:
-            raise Refused(f"is truncated or damaged: {storage.size} values stated for "
-                          f"the storage {key:.40}, {size} stored")
+        require(size == storage.size and offsets[key] + storage.nbytes <= file_bytes,
+                f"is truncated or damaged: {storage.size} values stated for the storage {key:.40}, {size} stored")
         stream.seek(storage.nbytes, os.SEEK_CUR)
     return to_plain(select(value))
 
@@ -504,8 +473,7 @@ def _read(path: str, select: Callable, is_unpacked: bool = False) -> Any:
             if isinstance(value, int) and value == _TORCH_LEGACY_MAGIC:
                 return _read_torch_legacy(stream, file_bytes, select)
             return to_plain(select(value))
-    if is_unpacked:
-        raise Refused("is an archive within an archive: refused")
+    require(not is_unpacked, "is an archive within an archive: refused")
     return _read(download.unpack_single(path, ".pdparams"), select, is_unpacked=True)
 
 
@@ -528,11 +496,9 @@ def read_npy(path: str) -> Any:
     """Return the mapping in a file of np.save(path, mapping), as `read` does; raises as `read` does."""
     with errors_of(path, "an .npy file"), open(path, "rb") as stream:
         version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise Refused(f"is an .npy file of version {version}; np.save writes a mapping in (1, 0)")
+        require(version == (1, 0), f"is an .npy file of version {version}; np.save writes a mapping in (1, 0)")
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        if shape != () or not dtype.hasobject:
-            raise Refused("is an .npy file of an array, not of a mapping")
+        require(shape == () and dtype.hasobject, "is an .npy file of an array, not of a mapping")
         return to_plain(Unpickler(stream, os.path.getsize(path)).load())
 
 

@@ -108,6 +108,9 @@ def test_reads_what_paddle_and_pickle_save(tmp_path, protocol):
     expect_equal(read_weights(plain), expected)
     expect_equal(read_weights(nested), expected)
     expect_equal(read_weights(save(tmp_path / "x", pickle.dumps(ARRAYS, protocol))), ARRAYS)
+    values = np.array([[0.0, -0.0, 1.5], [-3.0, np.inf, 2.0 ** -130]], "float32")
+    paddle.save({"x": paddle.to_tensor(values).astype("bfloat16")}, plain)
+    expect_equal(read_weights(plain), {"x": values})
 
 
 def test_reads_the_optimizer_state_of_paddle_and_shared_values(tmp_path):
@@ -126,13 +129,6 @@ def test_reads_the_optimizer_state_of_paddle_and_shared_values(tmp_path):
     content = pickle.dumps({"a": shared, "b": [shared, np.float32(0.5), None, "c"]}, 4)
     read = unpickle.read(save(tmp_path / "x", content))
     assert read["a"] is read["b"][0] and read["b"][1:] == [0.5, None, "c"]
-
-
-def test_bfloat16_of_paddle_is_read_as_float32(tmp_path):
-    path = str(tmp_path / "model.pdparams")
-    values = np.array([[0.0, -0.0, 1.5], [-3.0, np.inf, 2.0 ** -130]], "float32")
-    paddle.save({"x": paddle.to_tensor(values).astype("bfloat16")}, path)
-    expect_equal(read_weights(path), {"x": values})
 
 
 # ---- PyTorch
@@ -187,19 +183,15 @@ def test_unwraps_a_training_checkpoint(tmp_path, make, wrapper):
 
 
 @TORCH
-@pytest.mark.parametrize("offset, size, stride", [
-    (0, (4,), (1,)), (1, (3,), (1,)), (0, (2, 2), (2, 1)), (-1, (2,), (1,)), (0, (2,), (-1,)),
-    (0, (10 ** 12,), (0,)), (0, (2 ** 32, 2 ** 32), (0, 0)), (0, (2,), (1, 1)), (0, (2.0,), (1,)),
-    (2 ** 63, (1,), (1,)), (0, (1,) * 70, (1,) * 70)])
-def test_tensors_beyond_their_storage_are_refused(tmp_path, make, offset, size, stride):
-    body = mapping({"x": tensor(storage("FloatStorage", "0", 3), offset, size, stride)})
-    expect_refusal(save(tmp_path / "x.pth", make(body, {"0": bytes(12)})), "tensor")
-
-
-@TORCH
-@pytest.mark.parametrize("key, stated", [("0", 2), ("0", 4), ("0", 10 ** 15), ("../0", 3)])
-def test_storages_that_are_absent_or_of_another_size_are_refused(tmp_path, make, key, stated):
-    body = mapping({"x": tensor(storage("FloatStorage", key, stated), 0, (1,), (1,))})
+@pytest.mark.parametrize("stored, offset, size, stride", [
+    *(([3], *view) for view in [
+        (0, (4,), (1,)), (1, (3,), (1,)), (0, (2, 2), (2, 1)), (-1, (2,), (1,)), (0, (2,), (-1,)),
+        (0, (10 ** 12,), (0,)), (0, (2 ** 32, 2 ** 32), (0, 0)), (0, (2,), (1, 1)), (0, (2.0,), (1,)),
+        (2 ** 63, (1,), (1,)), (0, (1,) * 70, (1,) * 70)]),
+    ([2], 0, (1,), (1,)), ([4], 0, (1,), (1,)), ([10 ** 15], 0, (1,), (1,)), ([3, ("view", 2, 2)], 0, (1,), (1,))])
+def test_tensors_beyond_their_storage_and_storages_beyond_the_file_are_refused(tmp_path, make, stored, offset, size,
+                                                                               stride):
+    body = mapping({"x": tensor(storage("FloatStorage", "0", *stored), offset, size, stride)})
     expect_refusal(save(tmp_path / "x.pth", make(body, {"0": bytes(12)})))
 
 
@@ -233,9 +225,8 @@ def test_a_careless_reader_lets_the_canary_sing(tmp_path):
     assert (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("index", [7, 2 ** 32 - 1])
-def test_a_huge_number_of_a_shared_object_costs_nothing(tmp_path, index):
-    number = struct.pack("<I", index)
+def test_a_huge_number_of_a_shared_object_costs_nothing(tmp_path):
+    number = struct.pack("<I", 2 ** 32 - 1)
     content = finished(b"]r" + number + b"0}" + literal("a") + b"j" + number + b"s")
     assert unpickle.read(save(tmp_path / "x", content)) == {"a": []}
 
@@ -253,22 +244,19 @@ def test_files_that_are_no_weights(tmp_path, content):
     expect_refusal(save(tmp_path / "x.pdparams", content))
 
 
-def test_missing_files_and_folders(tmp_path):
-    expect_refusal(tmp_path / "absent.pdparams", "doesn't exist")
-    expect_refusal(tmp_path, "directory")
-
-
 @TORCH
-def test_truncated_files_of_pytorch(tmp_path, make):
+def test_truncated_files_of_pytorch_missing_ones_and_folders(tmp_path, make):
     body = mapping({"x": tensor(storage("FloatStorage", "0", 500), 0, (500,), (1,))})
     content = make(body, {"0": bytes(2000)})
     for size in range(1, len(content), 97):
         expect_refusal(save(tmp_path / "x.pth", content[:size]))
+    expect_refusal(tmp_path / "absent.pdparams", "doesn't exist")
+    expect_refusal(tmp_path, "directory")
 
 
 # ---- archives and safetensors
 
-def make_archive(suffix, members, mode="w"):
+def make_archive(suffix, members):
     if suffix == "zip":
         return make_zip(members, zipfile.ZIP_DEFLATED)
     return make_tar([(tarfile.TarInfo(key), value) for key, value in members.items()],
@@ -302,17 +290,18 @@ def test_archives_that_are_refused(tmp_path, cache, suffix, members, word):
     assert os.listdir(tmp_path) == ["x"]
 
 
-@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
-def test_damaged_archives_and_headers_that_fill_the_memory_are_refused(tmp_path, cache, kind):
-    info = tarfile.TarInfo("x")
-    info.type, info.size = kind, 1 << 20
-    expect_refusal(save(tmp_path / "x.tar", info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20)), "oversized header")
-    header = bytearray(tarfile.TarInfo("x").tobuf(tarfile.GNU_FORMAT))
-    header[124:136] = (-512).to_bytes(12, "big", signed=True)
-    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
-    expect_refusal(save(tmp_path / "y.tar", bytes(header) + bytes(1024)))
+def test_damaged_archives_and_headers_that_fill_memory_or_time_are_refused(tmp_path, cache):
+    for kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+        info = tarfile.TarInfo("x")
+        info.type, info.size = kind, 1 << 20
+        expect_refusal(save(tmp_path / "x", info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20)), "oversized header")
+    first = tarfile.TarInfo("x").tobuf(tarfile.GNU_FORMAT)
+    back = bytearray(first)  # leads back to itself
+    back[124:136] = (-512).to_bytes(12, "big", signed=True)
+    back[148:156] = b"%06o\0 " % (sum(back[:148]) + 8 * 32 + sum(back[156:]))
+    expect_refusal(save(tmp_path / "x", first + bytes(back) + bytes(1 << 15)))
     content = make_archive("tar.gz", {"model.pdparams": os.urandom(5000)})
-    expect_refusal(save(tmp_path / "z.tar.gz", content[:3000]))
+    expect_refusal(save(tmp_path / "x", content[:3000]))
     assert not list(cache.iterdir())
 
 
