@@ -19,7 +19,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import BinaryIO, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -93,14 +93,13 @@ def rename(ours: Weights, to: str, pooled: Optional[bool]) -> Tuple[Weights, Lis
         return ours, []
     if to == dialects.OURS:
         result = dialects.add_biases(ours) if dialects.model_of(ours) != "ResNet" else ours
-        return result, (paddleseg_notes(ours, pooled)
-                        + count(len(result) - len(ours), "biases of 0 added before a batch norm"))
-    is_pooled_target = to.endswith(dialects.AVG_DOWN)
+        added = count(len(result) - len(ours), "biases of 0 added before a batch norm")
+        return result, paddleseg_notes(ours, pooled) + added
+    plain, is_pooled_target = to.removesuffix(dialects.AVG_DOWN), to.endswith(dialects.AVG_DOWN)
     if pooled is False and is_pooled_target:
-        raise WeightsError("these are weights of a ResNet whose shortcuts don't pool, the names of "
-                           f"{to} are of one whose do; take --to {to[:-len(dialects.AVG_DOWN)]}")
-    result = dialects.convert_from_paddleseg(ours, to + dialects.AVG_DOWN if pooled and not is_pooled_target else to)
-    notes = count(sum(key.endswith(".num_batches_tracked") for key in result), "num_batches_tracked added, all 0")
+        raise WeightsError(f"the shortcuts of these weights don't pool, those in names of {to} do; take --to {plain}")
+    result = dialects.convert_from_paddleseg(ours, plain + dialects.AVG_DOWN if pooled else to)
+    notes = count(sum(key.endswith(dialects.COUNTER) for key in result), "num_batches_tracked added, all 0")
     notes += count(len(dialects.conv_biases(ours)), "biases before a batch norm taken off the running means: "
                                                     "the outputs stay, but for rounding")
     if pooled is None and not is_pooled_target and dialects.has_deep_stem(ours):
@@ -110,12 +109,6 @@ def rename(ours: Weights, to: str, pooled: Optional[bool]) -> Tuple[Weights, Lis
 
 def count(number: int, text: str) -> List[str]:
     return [f"{number} {text}"] if number else []
-
-
-def left_out(weights: Weights, ours: Weights) -> List[str]:
-    counters = sum(key.endswith(".num_batches_tracked") for key in weights.keys() - ours.keys())
-    return (count(counters, "num_batches_tracked left out")
-            + count(len(weights) - counters - len(ours), "of the ImageNet classifier left out"))
 
 
 def paddleseg_notes(ours: Weights, pooled: Optional[bool]) -> List[str]:
@@ -130,10 +123,9 @@ def paddleseg_notes(ours: Weights, pooled: Optional[bool]) -> List[str]:
     if not (dialects.has_deep_stem(ours) if pooled is None else pooled):
         notes.append("PaddleSeg's ResNets are all _vd, these weights are of another variant: PaddleSeg would compute "
                      "something else with them")
-    widths = [ours[name].shape[1] for name in ("head.weight", "fcn_head.conv.weight")
-              if name in ours and ours[name].ndim == 4]
+    widths = [ours[name].shape[1:2] for name in ("head.weight", "fcn_head.conv.weight") if name in ours]
     if len(set(widths)) > 1:
-        notes.append(f"PaddleSeg's auxiliary head has {widths[0]} channels, this one {widths[1]}: "
+        notes.append(f"PaddleSeg's auxiliary head has {widths[0][0]} channels, this one {widths[1][0]}: "
                      "PaddleSeg would leave it out")
     return notes
 
@@ -148,28 +140,20 @@ def write(path: str, weights: Weights) -> None:
     if path.endswith(".pdparams"):
         write_weights(path, arrays)
         return
-    write_stream = write_safetensors if path.endswith(".safetensors") else write_torch
     try:
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            write_stream(stream, arrays)
+            if path.endswith(".safetensors"):
+                from safetensors.numpy import save
+                stream.write(save(arrays))
+            else:
+                import torch
+                # To a stream, since a path would be written into the file.
+                torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, stream)
     except ImportError as error:
         package = error.name.partition(".")[0]
         raise WeightsError(f"{path} needs the package {package}: pip install {package}") from error
     except OSError as error:
         raise WeightsError(f"{path} can't be written: {error.strerror or error}") from error
-
-
-def write_torch(stream: BinaryIO, arrays: Weights) -> None:
-    import torch
-
-    # To a stream, since a path would be written into the file.
-    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, stream)
-
-
-def write_safetensors(stream: BinaryIO, arrays: Weights) -> None:
-    from safetensors.numpy import save
-
-    stream.write(save(arrays))
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -189,7 +173,10 @@ def convert(args: argparse.Namespace) -> int:
     print(f"{source}: {len(weights)} arrays in the names of {dialect}")
     if args.config is None:
         notes.append("not compared with a model: name its config with --config to check that nothing is missing")
-    for note in left_out(weights, ours) + notes:
+    counters = sum(key.endswith(dialects.COUNTER) for key in weights.keys() - ours.keys())
+    notes += count(counters, "num_batches_tracked left out")
+    notes += count(len(weights) - counters - len(ours), "of the ImageNet classifier left out")
+    for note in notes:
         print(f"  {note}")
     print(f"{args.output}: {len(result)} arrays for {args.to}, sha256 {digest}")
     return 0

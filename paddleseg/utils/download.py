@@ -149,8 +149,8 @@ def _transfer(url: str, part: str) -> None:
         total, free_bytes = start + response.length, shutil.disk_usage(os.path.dirname(part)).free
         if response.length > free_bytes:
             raise DownloadError(f"the file needs {response.length} bytes more, {free_bytes} are free at {part}")
-        with open(part, "ab" if start else "wb") as out, tqdm(
-                total=total, initial=start, unit="B", unit_scale=True, desc=os.path.basename(part), disable=None) as bar:
+        bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=os.path.basename(part), disable=None)
+        with open(part, "ab" if start else "wb") as out, bar:
             while chunk := response.read(_CHUNK_BYTES):  # never beyond the stated size
                 out.write(chunk)
                 bar.update(len(chunk))

@@ -67,7 +67,7 @@ _PARAMETERS = {
     "norm": {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance"},
     "encoding": {"codewords": "codewords", "scale": "scale"},
 }
-_COUNTER = ".num_batches_tracked"  # PyTorch's batch norm counts its batches; Paddle's doesn't
+COUNTER = ".num_batches_tracked"  # PyTorch's batch norm counts its batches; Paddle's doesn't
 _MAX_BLOCKS = 36  # of one stage: ResNet-152 has 36 in its third
 _BLOCK = re.compile(r"layer[1-4]\.\d+\.")
 _DEEP_STEM = re.compile(r"(backbone\.|pretrained\.)?(stem\.|conv1\.\d|conv1_2\.)")
@@ -103,8 +103,7 @@ def parameter_names(dialect: str, model: str, deep_stem: bool) -> Table:
     Raises:
         WeightsError: no such dialect, or it has no such model.
     """
-    avg_down = dialect.endswith(AVG_DOWN)
-    project = dialect[:-len(AVG_DOWN)] if avg_down else dialect
+    project, avg_down = dialect.removesuffix(AVG_DOWN), dialect.endswith(AVG_DOWN)
     if dialect not in DIALECTS:
         raise WeightsError(f"{dialect} is none of {', '.join((OURS, *DIALECTS))}")
     if avg_down and not deep_stem:
@@ -124,11 +123,15 @@ def parameter_names(dialect: str, model: str, deep_stem: bool) -> Table:
             for name, our_name in _PARAMETERS[kind].items()}
 
 
+def _begins(weights: Mapping[str, np.ndarray], *prefixes: str) -> bool:
+    return any(key.startswith(prefixes) for key in weights)
+
+
 def model_of(weights: Mapping[str, np.ndarray]) -> str:
-    """Return the model that our names are of: EncNet, FCN or ResNet."""
-    if not any(key.startswith("backbone.") for key in weights):
+    """Return the model that the names of any project are of: EncNet, FCN or ResNet."""
+    if not _begins(weights, "backbone.", "decode_head.", "auxiliary_head.", "pretrained."):
         return "ResNet"
-    return "EncNet" if any(key.startswith("enc_module.") for key in weights) else "FCN"
+    return "EncNet" if any("enc_module." in key or "encmodule." in key for key in weights) else "FCN"
 
 
 def has_deep_stem(weights: Mapping[str, np.ndarray]) -> bool:
@@ -140,16 +143,15 @@ def recognise(weights: Mapping[str, np.ndarray]) -> str:
     """Return the dialect that the names are in; ours if no other is recognised."""
     if any(key.endswith("._mean") for key in weights):
         return OURS  # or a model of the user's own: PyTorch says running_mean
-    if any(key.startswith(("decode_head.", "auxiliary_head.")) for key in weights):
+    is_backbone = any(_BLOCK.match(key) for key in weights)
+    if _begins(weights, "decode_head.", "auxiliary_head.") or is_backbone and _begins(weights, "stem."):
         project = "mmseg"
-    elif any(key.startswith("pretrained.") for key in weights):
+    elif _begins(weights, "pretrained.") or is_backbone and has_deep_stem(weights):
         project = "pytorch_encoding"
-    elif not any(_BLOCK.match(key) for key in weights):
-        return OURS
-    elif any(key.startswith("stem.") for key in weights):
-        project = "mmseg"
+    elif is_backbone:
+        project = "torchvision"
     else:
-        project = "pytorch_encoding" if has_deep_stem(weights) else "torchvision"
+        return OURS
     return project + AVG_DOWN if any(".downsample.2." in key for key in weights) else project
 
 
@@ -176,11 +178,8 @@ def convert_to_paddleseg(weights: Mapping[str, np.ndarray]) -> Tuple[Arrays, str
     if dialect == OURS:
         return dict(weights), dialect
     kept = {key: value for key, value in weights.items()
-            if not key.endswith(_COUNTER) and not key.startswith("pretrained.fc.")}
-    model = "ResNet"
-    if any(key.startswith(("decode_head.", "auxiliary_head.", "pretrained.")) for key in kept):
-        model = "EncNet" if any("enc_module." in key or "encmodule." in key for key in kept) else "FCN"
-    ours = _rename(kept, parameter_names(dialect, model, has_deep_stem(kept)))
+            if not key.endswith(COUNTER) and not key.startswith("pretrained.fc.")}
+    ours = _rename(kept, parameter_names(dialect, model_of(kept), has_deep_stem(kept)))
     _check_blocks(ours, dialect)
     return ours, dialect
 
@@ -202,7 +201,7 @@ def convert_from_paddleseg(weights: Mapping[str, np.ndarray], dialect: str) -> A
     for key, value in renamed.items():
         result[key] = value
         if key.endswith(".running_var"):
-            result[key[:-len(".running_var")] + _COUNTER] = np.zeros((), "int64")
+            result[key[:-len(".running_var")] + COUNTER] = np.zeros((), "int64")
     return result
 
 

@@ -68,71 +68,52 @@ class Theirs(dict):
                 channels = out_channels
         return self
 
-    def mmseg(self, lateral=False, se=True):
-        def conv_module(name, *sizes):
-            self.conv_norm(f"{name}.conv", f"{name}.bn", *sizes)
+    def head(self, names, lateral=False, se=True):
+        """An EncNet's, or an FCN's where `names` has none for the parts of an EncNet."""
+        def conv_module(part, *sizes):
+            self.conv_norm(names[part] + names["conv"], names[part] + names["norm"], *sizes)
 
-        head = "decode_head"
-        self.layer(f"{head}.conv_seg", CLASSES, WIDTH, 1, 1)
-        conv_module(f"{head}.bottleneck", WIDTH, 32, 3)
+        self.layer(names["classes"], CLASSES, WIDTH, 1, 1)
+        conv_module("first", WIDTH, 32, 3)
         if lateral:
-            conv_module(f"{head}.lateral_convs.0", WIDTH, 8, 1)
-            conv_module(f"{head}.lateral_convs.1", WIDTH, 16, 1)
-            conv_module(f"{head}.fusion", WIDTH, 3 * WIDTH, 3)
-        conv_module(f"{head}.enc_module.encoding_project", WIDTH, WIDTH, 1)
-        self.add(f"{head}.enc_module.encoding.0.codewords", CODES, WIDTH)
-        self.add(f"{head}.enc_module.encoding.0.scale", CODES)
-        self.norm(f"{head}.enc_module.encoding.1", CODES)
-        self.layer(f"{head}.enc_module.fc.0", WIDTH, WIDTH)
-        if se:
-            self.layer(f"{head}.se_layer", CLASSES, WIDTH)
-        return self.mmseg_aux()
-
-    def mmseg_aux(self):
-        self.layer("auxiliary_head.conv_seg", CLASSES, AUX, 1, 1)
-        self.conv_norm("auxiliary_head.convs.0.conv", "auxiliary_head.convs.0.bn", AUX, 16, 3)
-        return self
-
-    def pytorch_encoding(self, lateral=False, se=True):
-        self.conv_norm("head.conv5.0", "head.conv5.1", WIDTH, 32, 3)
-        if lateral:
-            self.conv_norm("head.connect.0.0", "head.connect.0.1", WIDTH, 8, 1)
-            self.conv_norm("head.connect.1.0", "head.connect.1.1", WIDTH, 16, 1)
-            self.conv_norm("head.fusion.0", "head.fusion.1", WIDTH, 3 * WIDTH, 3)
-        self.conv_norm("head.encmodule.encoding.0", "head.encmodule.encoding.1", WIDTH, WIDTH, 1)
-        self.add("head.encmodule.encoding.3.codewords", CODES, WIDTH)
-        self.add("head.encmodule.encoding.3.scale", CODES)
-        self.norm("head.encmodule.encoding.4", CODES)
-        self.layer("head.encmodule.fc.0", WIDTH, WIDTH)
-        if se:
-            self.layer("head.encmodule.selayer", CLASSES, WIDTH)
-        self.layer("head.conv6.1", CLASSES, WIDTH, 1, 1)
-        return self.pytorch_encoding_aux()
-
-    def pytorch_encoding_aux(self):
-        self.conv_norm("auxlayer.conv5.0", "auxlayer.conv5.1", AUX, 16, 3)
-        self.layer("auxlayer.conv5.4", CLASSES, AUX, 1, 1)
+            conv_module("lateral", WIDTH, 8, 1)
+            self.conv_norm(names["lateral"].replace("0", "1") + names["conv"],
+                           names["lateral"].replace("0", "1") + names["norm"], WIDTH, 16, 1)
+            conv_module("fusion", WIDTH, 3 * WIDTH, 3)
+        if "project" in names:
+            conv_module("project", WIDTH, WIDTH, 1)
+            self.add(names["encoding"] + ".codewords", CODES, WIDTH)
+            self.add(names["encoding"] + ".scale", CODES)
+            self.norm(names["encoding norm"], CODES)
+            self.layer(names["fc"], WIDTH, WIDTH)
+            if se:
+                self.layer(names["se"], CLASSES, WIDTH)
+        self.layer(names["aux classes"], CLASSES, AUX, 1, 1)
+        conv_module("aux", AUX, 16, 3)
         return self
 
 
-def their_encnet(project, variant="v1c", lateral=False, se=True):
+MMSEG_AUX = {"conv": ".conv", "norm": ".bn", "aux": "auxiliary_head.convs.0", "aux classes": "auxiliary_head.conv_seg"}
+ENCODING_AUX = {"conv": ".0", "norm": ".1", "aux": "auxlayer.conv5", "aux classes": "auxlayer.conv5.4"}
+HEADS = {
+    ("mmseg", "EncNet"): {
+        **MMSEG_AUX, "classes": "decode_head.conv_seg", "first": "decode_head.bottleneck",
+        "lateral": "decode_head.lateral_convs.0", "fusion": "decode_head.fusion",
+        "project": "decode_head.enc_module.encoding_project", "encoding": "decode_head.enc_module.encoding.0",
+        "encoding norm": "decode_head.enc_module.encoding.1", "fc": "decode_head.enc_module.fc.0",
+        "se": "decode_head.se_layer"},
+    ("mmseg", "FCN"): {**MMSEG_AUX, "classes": "decode_head.conv_seg", "first": "decode_head.convs.0"},
+    ("pytorch_encoding", "EncNet"): {
+        **ENCODING_AUX, "classes": "head.conv6.1", "first": "head.conv5", "lateral": "head.connect.0",
+        "fusion": "head.fusion", "project": "head.encmodule.encoding", "encoding": "head.encmodule.encoding.3",
+        "encoding norm": "head.encmodule.encoding.4", "fc": "head.encmodule.fc.0", "se": "head.encmodule.selayer"},
+    ("pytorch_encoding", "FCN"): {**ENCODING_AUX, "classes": "head.conv5.4", "first": "head.conv5"},
+}
+
+
+def their_model(project, model, variant="v1c", lateral=False, se=True):
     theirs = Theirs().resnet(project, variant, False, {"mmseg": "backbone."}.get(project, "pretrained."))
-    return getattr(theirs, project)(lateral, se)
-
-
-def their_fcn(project):
-    theirs = Theirs().resnet(project, "v1c", False, {"mmseg": "backbone."}.get(project, "pretrained."))
-    if project == "mmseg":
-        theirs.layer("decode_head.conv_seg", CLASSES, WIDTH, 1, 1)
-        theirs.conv_norm("decode_head.convs.0.conv", "decode_head.convs.0.bn", WIDTH, 32, 3)
-        return theirs.mmseg_aux()
-    theirs.conv_norm("head.conv5.0", "head.conv5.1", WIDTH, 32, 3)
-    theirs.layer("head.conv5.4", CLASSES, WIDTH, 1, 1)
-    return theirs.pytorch_encoding_aux()
-
-
-def our_fcn():
-    return FCN(CLASSES, ResNet(34, "v1c", base_channels=4), channels=WIDTH, aux_channels=AUX, conv_bias=False)
+    return theirs.head(HEADS[project, model], lateral, se)
 
 
 def our_encnet(variant="v1c", lateral=False, se=True, conv_bias=False):
@@ -180,8 +161,14 @@ def test_a_backbone_there_and_back_is_exact(dialect, variant, bottleneck):
 @pytest.mark.parametrize("variant", ["v1b", "v1c", "v1s"])
 @pytest.mark.parametrize("project", PROJECTS)
 def test_a_model_there_and_back_is_exact(project, variant, lateral, se):
-    assert_there_and_back(their_encnet(project, variant, lateral, se), project, our_encnet(variant, lateral, se))
-    assert_there_and_back(their_fcn(project), project, our_fcn())
+    theirs = their_model(project, "EncNet", variant, lateral, se)
+    assert_there_and_back(theirs, project, our_encnet(variant, lateral, se))
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_an_fcn_there_and_back_is_exact(project):
+    fcn = FCN(CLASSES, ResNet(34, "v1c", base_channels=4), channels=WIDTH, aux_channels=AUX, conv_bias=False)
+    assert_there_and_back(their_model(project, "FCN"), project, fcn)
 
 
 @pytest.mark.parametrize("project, theirs, ours, transposed", [
@@ -199,7 +186,7 @@ def test_a_model_there_and_back_is_exact(project, variant, lateral, se):
     ("pytorch_encoding", "head.encmodule.selayer.weight", "se_layer.weight", True),
     ("pytorch_encoding", "auxlayer.conv5.1.weight", "fcn_head.conv_bn_relu._batch_norm.weight", False)])
 def test_names(project, theirs, ours, transposed):
-    weights = their_encnet(project, lateral=True)
+    weights = their_model(project, "EncNet", lateral=True)
     value = weights[theirs]
     np.testing.assert_array_equal(dialects.convert_to_paddleseg(weights)[0][ours], value.T if transposed else value)
 
@@ -258,21 +245,9 @@ def test_added_biases_leave_the_outputs_and_every_bit(float64):
     assert_same(dialects.fold_biases(biased), state)
 
 
-@pytest.mark.parametrize("depth, variant, dialect", [
-    (18, "v1b", "torchvision"), (50, "v1b", "torchvision"), (50, "v1c", "mmseg"), (18, "v1c", "mmseg"),
-    (50, "v1s", "pytorch_encoding"), (50, "vd", "mmseg_d")])
-def test_a_file_of_a_dialect_loads_into_the_backbone(tmp_path, depth, variant, dialect):
-    model, path = ResNet(depth, variant, base_channels=4), str(tmp_path / "x.pdparams")
-    ours = random_state(model)
-    write_weights(path, {**dialects.convert_from_paddleseg(ours, dialect), "fc.weight": np.zeros([10, 8], "float32")})
-    load_pretrained(model, path)
-    for key, value in model.state_dict().items():
-        np.testing.assert_array_equal(value.numpy(), ours[key])
-
-
 @pytest.mark.parametrize("project", PROJECTS)
 def test_a_file_of_a_dialect_loads_into_the_model_whole_or_not_at_all(tmp_path, project):
-    path, theirs, model = str(tmp_path / "x.pdparams"), their_encnet(project), our_encnet()
+    path, theirs, model = str(tmp_path / "x.pdparams"), their_model(project, "EncNet"), our_encnet()
     ours, _ = dialects.convert_to_paddleseg(theirs)
     if project == "pytorch_encoding":
         theirs.layer("pretrained.fc", 10, 32)  # of ImageNet, unused
@@ -290,11 +265,14 @@ def test_a_file_of_a_dialect_loads_into_the_model_whole_or_not_at_all(tmp_path, 
             load_weights(model, path)
 
 
-@pytest.mark.parametrize("of_file, of_model", [("vd", "v1c"), ("v1c", "vd")])
-def test_names_that_fit_shortcuts_that_do_not(tmp_path, of_file, of_model):
-    path = str(tmp_path / "x.pdparams")
-    ours = random_state(ResNet(50, of_file, base_channels=4))
-    write_weights(path, dialects.convert_from_paddleseg(ours, "mmseg_d" if of_file == "vd" else "mmseg"))
+@pytest.mark.parametrize("variant, dialect, other", [
+    ("v1b", "torchvision", "vd"), ("v1c", "mmseg", "vd"), ("v1s", "pytorch_encoding", "vd"), ("vd", "mmseg_d", "v1c")])
+def test_a_file_of_a_dialect_loads_into_the_backbone_whose_shortcuts_it_has(tmp_path, variant, dialect, other):
+    model, path = ResNet(50, variant, base_channels=4), str(tmp_path / "x.pdparams")
+    ours = random_state(model)
+    write_weights(path, {**dialects.convert_from_paddleseg(ours, dialect), "fc.weight": np.zeros([10, 8], "float32")})
+    load_pretrained(model, path)
+    for key, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), ours[key])
     with pytest.raises(WeightsError, match="shortcuts"):
-        load_pretrained(ResNet(50, of_model, base_channels=4), path)
-    load_pretrained(ResNet(50, of_file, base_channels=4), path)
+        load_pretrained(ResNet(50, other, base_channels=4), path)
