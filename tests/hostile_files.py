@@ -98,7 +98,6 @@ def opcodes(canary: str) -> Dict[str, bytes]:
     arguments = b"(" + literal(["touch", canary]) + b"t"
     bodies = {
         "REDUCE": name("os", "system") + b"(" + command + b"tR",
-        "REDUCE of eval": name("builtins", "eval") + b"(" + literal(f"open({canary!r}, 'w')") + b"tR",
         "INST": b"(" + command + b"ios\nsystem\n",
         "OBJ": b"(" + name("subprocess", "Popen") + literal(["touch", canary]) + b"o",
         "NEWOBJ": name("subprocess", "Popen") + arguments + b"\x81" + b"0" + b"(" + command + b"ios\nsystem\n",
@@ -123,10 +122,8 @@ def nested(canary: str) -> Dict[str, bytes]:
     objects[0] = call
     contents = {
         "among weights": {"a": array, "b": call},
-        "below state_dict": {"state_dict": {"a": array, "b": call}},
         "beside state_dict": {"state_dict": {"a": array}, "optimizer": call},
         "in the table of names": {"a": array, "StructuredToParameterName@@": call},
-        "in a pair of Paddle's": {"a": ("name", call)},
         "as a key": {call: array},
         "in an array of objects": {"a": objects},
     }
@@ -181,7 +178,6 @@ def greedy() -> Dict[str, bytes]:
         "many arrays of the same values": torch_zip(
             mapping({str(index): shared for index in range(1000)}), {"0": bytes(1 << 19)}),
         "a shape of 10^12": _one(array((10 ** 12,), b"1234")),
-        "a shape that wraps around": _one(array((2 ** 62, 4), b"")),
         "a tensor that repeats one value 10^12 times": torch_zip(
             mapping({"a": tensor(storage("FloatStorage", "0", 1), 0, (10 ** 12,), (0,))}), {"0": b"1234"}),
         "a storage of 10^15": torch_zip(
@@ -209,12 +205,10 @@ def odd(canary: str) -> Dict[str, bytes]:
     bodies = {
         "an array of another class": call(name("numpy.core.multiarray", "_reconstruct"), ordered, literal((0,)),
                                           literal("b")),
-        "a structured dtype": call(name("numpy", "dtype"), literal([("a", "O")])),
         "another codec": call(encode, literal("x"), literal("zip")),
         "attributes of a name": encode + literal({"__code__": 1}) + b"b",
         "an array without values": call(name("numpy.core.multiarray", "_reconstruct"), name("numpy", "ndarray"),
                                         literal((0,)), literal("b")),
-        "a negative shape": array((-1,), b""),
         "an array of objects": array((), b"", "O8"),
         "a call of a number": b"J\x01\x00\x00\x00R",
         "a name that isn't text": deep + literal("x") + b"\x93",

@@ -225,24 +225,18 @@ def outputs(model, state, x, training):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("project", PROJECTS)
-def test_folded_biases_leave_the_outputs(float64, project, training):
+def test_folded_and_added_biases_leave_the_outputs(float64, project, training):
     biased, plain = our_encnet(lateral=True, conv_bias=True), our_encnet(lateral=True)
     state = random_state(biased)
     assert len(dialects.conv_biases(state)) == 6
     folded, _ = dialects.convert_to_paddleseg(dialects.convert_from_paddleseg(state, project))
+    added = dialects.add_biases(folded)
+    assert_same(dialects.fold_biases(added), folded)
     x = paddle.randn([2, 3, 33, 65])
-    for ours, theirs in zip(outputs(biased, state, x, training), outputs(plain, folded, x, training)):
-        np.testing.assert_allclose(theirs, ours, rtol=1e-9, atol=1e-9 * np.abs(ours).max())
-
-
-def test_added_biases_leave_the_outputs_and_every_bit(float64):
-    state = random_state(our_encnet(lateral=True))
-    biased = dialects.add_biases(state)
-    assert len(biased) == len(state) + 6
-    x = paddle.randn([1, 3, 33, 65])
-    np.testing.assert_allclose(outputs(our_encnet(lateral=True, conv_bias=True), biased, x, False)[0],
-                               outputs(our_encnet(lateral=True), state, x, False)[0], rtol=1e-12)
-    assert_same(dialects.fold_biases(biased), state)
+    expected = outputs(biased, state, x, training)
+    for actual in (outputs(plain, folded, x, training), outputs(biased, added, x, training)):
+        for theirs, ours in zip(actual, expected):
+            np.testing.assert_allclose(theirs, ours, rtol=1e-9, atol=1e-9 * np.abs(ours).max())
 
 
 @pytest.mark.parametrize("project", PROJECTS)
