@@ -18,6 +18,7 @@ from paddleseg.cvlibs import manager
 from paddleseg.models.layers.conv_bn import AuxLayer, ConvBNReLU, SyncBatchNorm, make_dropout, use_unbiased_variance
 from paddleseg.models.layers.encoding import Encoding
 from paddleseg.models.layers.resize import resize
+from paddleseg.weights.load import load_pretrained
 
 
 class EncModule(nn.Layer):
@@ -37,7 +38,7 @@ class EncModule(nn.Layer):
     def __init__(self, in_channels: int, num_codes: int, conv_bias: bool = True):
         super().__init__()
         self.encoding_project = ConvBNReLU(in_channels, in_channels, 1, padding=0,
-                                                  bias_attr=None if conv_bias else False)
+                                           bias_attr=None if conv_bias else False)
         self.encoding = nn.Sequential(
             Encoding(in_channels, num_codes),
             SyncBatchNorm(num_codes, single_process=nn.BatchNorm1D),
@@ -99,20 +100,18 @@ class EncNet(nn.Layer):
                 [ConvBNReLU(channels, mid_channels, 1, padding=0, bias_attr=bias_attr)
                  for channels in in_channels[:-1]])
             self.fusion = ConvBNReLU(len(in_channels) * mid_channels, mid_channels, 3, padding=1,
-                                            bias_attr=bias_attr)
+                                     bias_attr=bias_attr)
         self.enc_module = EncModule(mid_channels, num_codes, conv_bias)
         self.dropout = make_dropout(dropout, spatial_dropout)
         self.head = nn.Conv2D(mid_channels, num_classes, 1)
         self.fcn_head = AuxLayer(backbone.feat_channels[2], aux_channels or mid_channels, num_classes,
-                                        aux_dropout, spatial_dropout, bias_attr)
+                                 aux_dropout, spatial_dropout, bias_attr)
         self.se_layer = nn.Linear(mid_channels, num_classes) if use_se_loss else None
         if not use_se_loss:
             self.loss_names = ("seg", "aux")
         if unbiased_variance:
             use_unbiased_variance(self)
-        if pretrained is not None:
-            from paddleseg.weights.load import load_pretrained
-            load_pretrained(self, pretrained)
+        load_pretrained(self, pretrained)
 
     def forward(self, x: paddle.Tensor) -> List[paddle.Tensor]:
         feats = self.backbone(x)

@@ -14,6 +14,7 @@ import paddle.nn as nn
 from paddleseg.cvlibs import manager
 from paddleseg.models.layers.conv_bn import AuxLayer, ConvBNReLU, make_dropout, use_unbiased_variance
 from paddleseg.models.layers.resize import resize
+from paddleseg.weights.load import load_pretrained
 
 
 class FCNHead(nn.Layer):
@@ -63,8 +64,7 @@ class FCN(nn.Layer):
     def __init__(self, num_classes: int, backbone: nn.Layer, channels: int = 512,
                  pretrained: Optional[str] = None, aux_channels: Optional[int] = None, dropout: float = 0.1,
                  aux_dropout: float = 0.1, spatial_dropout: bool = False, conv_bias: bool = True,
-                 align_corners: bool = False,
-                 unbiased_variance: bool = False):
+                 align_corners: bool = False, unbiased_variance: bool = False):
         super().__init__()
         self.backbone = backbone
         self.align_corners = align_corners
@@ -72,12 +72,10 @@ class FCN(nn.Layer):
         self.head = FCNHead(backbone.feat_channels[-1], channels, num_classes, dropout, spatial_dropout,
                             bias_attr)
         self.fcn_head = AuxLayer(backbone.feat_channels[2], aux_channels or channels, num_classes,
-                                        aux_dropout, spatial_dropout, bias_attr)
+                                 aux_dropout, spatial_dropout, bias_attr)
         if unbiased_variance:
             use_unbiased_variance(self)
-        if pretrained is not None:
-            from paddleseg.weights.load import load_pretrained
-            load_pretrained(self, pretrained)
+        load_pretrained(self, pretrained)
 
     def forward(self, x: paddle.Tensor) -> List[paddle.Tensor]:
         feats = self.backbone(x)

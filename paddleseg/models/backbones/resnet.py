@@ -23,10 +23,11 @@ import paddle.nn.functional as F
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
 from paddleseg.models.layers.conv_bn import ConvBN, ConvBNReLU, add_relu
+from paddleseg.weights.load import load_pretrained
 
 
 class Variant(NamedTuple):
-    """What distinguishes the variants; stem widths are in units of half a base_channels."""
+    """The differences between the variants; stem widths are in units of half a base_channels."""
 
     stem_kernel: int
     stem_halves: Sequence[int]
@@ -145,15 +146,11 @@ class ResNet(nn.Layer):
         self._stages = []
         self.feat_channels = []
         for stage, (stride, dilation) in enumerate(STAGES[output_stride]):
-            width = base_channels * 2 ** stage
-            dilations = block_dilations(blocks[stage], dilation, contract_dilation)
-            if stage == 3:
-                dilations = apply_multi_grid(dilations, multi_grid)
-            channels = self._add_stage(channels, width, stride, dilations)
+            has_grid = stage == 3 and any(factor != 1 for factor in multi_grid)
+            dilations = block_dilations(dilation, contract_dilation, multi_grid if has_grid else [1] * blocks[stage])
+            channels = self._add_stage(channels, base_channels * 2 ** stage, stride, dilations)
             self.feat_channels.append(channels)
-        if pretrained is not None:
-            from paddleseg.weights.load import load_pretrained
-            load_pretrained(self, pretrained)
+        load_pretrained(self, pretrained)
         self._recomputed = {name for stage in recompute_stages for name in self._stages[stage - 1]}
         if frozen_stages:
             self._freeze([*self._stem, *itertools.chain(*self._stages[:frozen_stages])])
@@ -239,17 +236,13 @@ def recompute_block(block: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
     return recompute(run, x, preserve_rng_state=False, use_reentrant=False)
 
 
-def block_dilations(num_blocks: int, dilation: int, contract: bool) -> List[int]:
-    """The dilation of each block of a stage; `contract` halves the first one, if it is dilated."""
+def block_dilations(dilation: int, contract: bool, factors: Sequence[int]) -> List[int]:
+    """The dilation of each block of a stage; `contract` halves the first one, if it is dilated.
+
+    Each is multiplied by its factor, as in PaddleSeg; mmsegmentation replaces it.
+    """
     first = dilation // 2 if contract and dilation > 1 else dilation
-    return [first] + [dilation] * (num_blocks - 1)
-
-
-def apply_multi_grid(dilations: Sequence[int], multi_grid: Sequence[int]) -> List[int]:
-    """Multiply each dilation by its factor (PaddleSeg; mmsegmentation replaces the dilation)."""
-    if all(factor == 1 for factor in multi_grid):
-        return list(dilations)
-    return [dilation * multi_grid[index] for index, dilation in enumerate(dilations)]
+    return [first * factors[0], *(dilation * factor for factor in factors[1:])]
 
 
 def _find_fault(last_blocks: int, output_stride: int, multi_grid: Sequence[int], base_channels: int,

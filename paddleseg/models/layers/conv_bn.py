@@ -14,11 +14,12 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from paddleseg.cvlibs.errors import ConfigError
-from paddleseg.models.layers.sync_batch_norm import CPUSyncBatchNorm, in_kernel_precision
+from paddleseg.models.layers.sync_batch_norm import CPUSyncBatchNorm
 
 Size = Union[int, Sequence[int]]
 Padding = Union[int, str, Sequence[int]]
 Attr = Union[paddle.ParamAttr, bool, None]
+
 
 def SyncBatchNorm(num_features: int, single_process: Type[nn.Layer] = nn.BatchNorm2D, data_format: str = "NCHW",
                   momentum: float = 0.9, epsilon: float = 1e-5, weight_attr: Attr = None,
@@ -57,47 +58,44 @@ def use_unbiased_variance(model: nn.Layer) -> None:
 
 @functools.lru_cache
 def _tracks_biased(kind: Type[nn.Layer], device: str) -> bool:
-    """Whether a kind of batch norm tracks the biased variance on a device; a vendor's kernel may not.
+    """Ask a kind of batch norm on a device if it tracks the biased variance; a vendor's kernel may not.
 
     The values 0 and 1 have a biased variance of 1/4 and an unbiased one of 1/2.
     """
-    layer = kind(1)
+    layer = kind(1, momentum=0.0)
     layer(paddle.to_tensor([0.0, 1.0]).reshape([2, 1, 1] + [1] * (kind is nn.BatchNorm2D)))
-    share = (layer._variance.item() - layer._momentum) / (1 - layer._momentum)
-    return share < 0.375
+    return layer._variance.item() < 0.375
 
 
 class _UnbiasedVariance:
-    """Corrects the running statistics of one batch norm after each forward pass in training.
+    """Tracks the running statistics of one batch norm in training, from the batch's own, which momentum 0 leaves there.
 
-    The kernel keeps the momentum in float32; this takes it as it was given, so that float64 is float64.
+    running = momentum * before + (1 - momentum) * batch, with n / (n - 1) for the variance. The kernels keep a momentum
+    in float32; here float64 is float64.
     """
 
     def __init__(self, layer: nn.Layer):
-        self.momentum = layer._momentum
-        self.kernel_momentum = in_kernel_precision(self.momentum)
+        self.momentum, layer._momentum = layer._momentum, 0.0
         self.before = ()
         layer.register_forward_pre_hook(self.remember)
-        layer.register_forward_post_hook(self.correct)
+        layer.register_forward_post_hook(self.track)
 
     def remember(self, layer: nn.Layer, inputs: tuple) -> None:
         if layer.training:
             self.before = layer._mean.clone(), layer._variance.clone()
 
-    def correct(self, layer: nn.Layer, inputs: tuple, output: paddle.Tensor) -> None:
-        """running = momentum * before + (1 - momentum) * batch, with n / (n - 1) for the variance."""
+    def track(self, layer: nn.Layer, inputs: tuple, output: paddle.Tensor) -> None:
         if not layer.training:
             return
         count = _values_of_a_channel(layer, inputs[0])
         factors = 1.0, count / max(count - 1, 1)
         with paddle.no_grad():
             for running, before, factor in zip((layer._mean, layer._variance), self.before, factors):
-                batch = (running - self.kernel_momentum * before) / (1.0 - self.kernel_momentum)
-                running.set_value(self.momentum * before + (1.0 - self.momentum) * factor * batch)
+                running.set_value(self.momentum * before + (1.0 - self.momentum) * factor * running)
 
 
 def _values_of_a_channel(layer: nn.Layer, x: paddle.Tensor) -> int:
-    """How many values, over all processes, a layer has taken the variance of."""
+    """The number of values, over all processes, that a layer has taken the variance of."""
     if isinstance(layer, CPUSyncBatchNorm):
         return layer.count
     processes = paddle.distributed.get_world_size() if isinstance(layer, nn.SyncBatchNorm) else 1

@@ -11,11 +11,6 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 
-def in_kernel_precision(momentum: float) -> float:
-    """A momentum as the batch norm kernels keep it: in float32, even where all else is float64."""
-    return paddle.full([1], momentum, "float32").item()
-
-
 class CPUSyncBatchNorm(nn.SyncBatchNorm):
     """Normalise by the statistics of the whole batch, whatever share of it this process has.
 
@@ -43,14 +38,11 @@ class CPUSyncBatchNorm(nn.SyncBatchNorm):
         if self.training:
             with paddle.no_grad():
                 mean, variance, self.count = statistics_over_processes(x)
-                self._track(mean, variance)
+                momentum = paddle.full([1], self._momentum, "float32").item()  # as the kernels keep it
+                for running, batch in (self._mean, mean), (self._variance, variance):
+                    running.set_value(momentum * running + (1.0 - momentum) * batch)
             x = _ThroughStatistics.apply(x, mean, variance, self.count, self._epsilon)
         return F.batch_norm(x, mean, variance, self.weight, self.bias, epsilon=self._epsilon)
-
-    def _track(self, mean: paddle.Tensor, variance: paddle.Tensor) -> None:
-        momentum = in_kernel_precision(self._momentum)
-        for running, batch in (self._mean, mean), (self._variance, variance):
-            running.set_value(momentum * running + (1.0 - momentum) * batch)
 
 
 def statistics_over_processes(x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor, int]:

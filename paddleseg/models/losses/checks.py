@@ -29,7 +29,7 @@ def at_least_float32(logit: paddle.Tensor) -> paddle.Tensor:
 
 
 def is_on_cpu(tensor: paddle.Tensor) -> bool:
-    """Whether the values are at hand; those of a graph that is being captured aren't."""
+    """Return True if the values are at hand; those of a graph that is being captured aren't."""
     return paddle.in_dynamic_mode() and tensor.place.is_cpu_place()
 
 

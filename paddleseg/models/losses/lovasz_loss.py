@@ -71,7 +71,7 @@ def _lovasz(errors: paddle.Tensor, is_own: paddle.Tensor) -> paddle.Tensor:
 
 
 def jaccard_growth(is_own: paddle.Tensor) -> paddle.Tensor:
-    """By how much 1 - IoU grows with each further wrong pixel, (P,); algorithm 1 of the paper.
+    """The growth of 1 - IoU with each further wrong pixel, (P,); algorithm 1 of the paper.
 
     Args:
         is_own: (P,) 1.0 where a pixel is of the class, else 0.0.

@@ -55,7 +55,7 @@ class OhemCrossEntropyLoss(nn.Layer):
         return (losses * kept).mean() / (kept.mean() + _EPSILON)
 
     def _is_hard(self, losses: paddle.Tensor, has_class: paddle.Tensor) -> paddle.Tensor:
-        """Which of the pixels are below t, or all where too few have a class; nothing waits for the device."""
+        """The pixels below t, or all where too few have a class; nothing waits for the device."""
         if self.min_kept == 0 or self.min_kept >= losses.size:
             return paddle.ones_like(has_class)
         probability = paddle.exp(-losses)

@@ -61,7 +61,7 @@ class UAFM(nn.Layer):
         return F.interpolate(y, size_of(x), mode=self.resize_mode)
 
     def fuse(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
-        """What a subclass computes in another way; x and y are (N, y_ch, H, W)."""
+        """The sum of both; subclasses weigh it. x and y are (N, y_ch, H, W)."""
         return self.conv_out(x + y)
 
     def forward(self, x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
