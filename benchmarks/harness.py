@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides in processes of their own that are asked in turn, and results as JSON.
+"""Common part of the benchmarks: sides in processes of their own that are asked in turn, and results as JSON.
 
 A benchmark file names its question and its sides. Each side runs in a child process (the same file, started with
 --side), so that PaddleSeg's package, PyTorch's threads and one side's memory can't touch another's; the parent asks
@@ -37,7 +37,7 @@ Measurement = Dict[str, float]
 
 @dataclass
 class Aim:
-    """What the first side shall reach: at most this share of another side's figure, or this figure itself.
+    """Aim of the first side: at most this share of another side's figure, or this figure itself.
 
     Attributes:
         measure: the one that is judged, such as "time".
@@ -105,7 +105,7 @@ class Child:
 
 
 def serve(prepare: Callable[[str, Dict], Callable[[], Measurement]], side: str, arguments: Dict) -> None:
-    """In a child: answer each line of standard input with a measurement."""
+    """Answer each line of standard input with a measurement, in a child."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints goes to standard error
     measure = prepare(side, arguments)
@@ -239,7 +239,7 @@ def reset_peak() -> None:
 
 
 def use_paddleseg() -> None:
-    """In a child: let `import paddleseg` find PaddleSeg's package, mended by diff/paddleseg_reference.py."""
+    """Let `import paddleseg` find PaddleSeg's package in a child, mended by diff/paddleseg_reference.py."""
     paddleseg_reference.prepare(str(PADDLESEG_FOLDER))
 
 

@@ -35,7 +35,7 @@ def question_files(folder: Path) -> List[Path]:
 
 
 def load_results(folder: Path, output: Path) -> Dict[str, Optional[Dict]]:
-    """What each benchmark file kept, by its name; None where it kept nothing."""
+    """Read the results that each benchmark file kept, by its name; None where it kept nothing."""
     results = {}
     for path in question_files(folder):
         kept = output / f"{path.stem}.json"
@@ -53,7 +53,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence]) -> str:
 
 
 def first_line(path: Path) -> str:
-    """What a benchmark file says it does."""
+    """Return the first line of a benchmark file's docstring."""
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or path.stem).splitlines()[0].rstrip(".")
 
 
@@ -113,7 +113,7 @@ def measured_table(rows: Sequence[Mapping]) -> str:
 
 
 def section(name: str, content: Optional[Mapping], folder: Path) -> str:
-    """What RESULTS.md says of one benchmark."""
+    """Write the part of RESULTS.md for one benchmark."""
     if content is None:
         return f"## {first_line(folder / f'{name}.py')}\n\n{not_run(name)}\n"
     parts = [f"## {content['question']}\n", f"[{name}.py]({name}.py)\n"]

@@ -1,4 +1,4 @@
-"""How long `train.py --help` takes, what a run imports, and a run up to its first finished iteration.
+"""Time of `train.py --help`, of a run's imports, and of a run up to its first finished iteration.
 
     python benchmarks/startup.py [--rounds 5] [--only TEXT]
 

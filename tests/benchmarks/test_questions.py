@@ -1,16 +1,12 @@
-"""The parts of benchmarks that don't measure."""
+"""Parts of the benchmarks that don't measure."""
 
 import json
-import subprocess
-import sys
 
 import encoding
 import numpy as np
 import paddle
-import pytest
 import scaling
-import startup
-from harness import ROOT, Case, summary
+from harness import Case, summary
 
 from paddleseg.models.layers import Encoding
 
@@ -49,14 +45,3 @@ def test_efficiency_of_scaling(tmp_path):
                for cost, loss in ((99, 3.0), (99, 2.0), (4, 1.0), (8, 1.0), (6, 1.0))]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, [*records, {"mode": "eval"}])))
     assert scaling.read_log(tmp_path) == {"time per image": 6 / scaling.BATCH, "first loss": 3.0}
-
-
-@pytest.mark.slow
-def test_the_phases_of_a_run(tmp_path):
-    subprocess.run([sys.executable, ROOT / "tools" / "make_scenes.py", tmp_path / "scenes", "--train", "4", "--val",
-                    "1", "--test", "1", "--size", "64", "128"], check=True, capture_output=True)
-    took = startup.phases_of_a_run(tmp_path / "scenes")
-    assert list(took) == ["time", "imports", "build", "first iteration"] and min(took.values()) > 0
-    assert took["time"] == pytest.approx(took["imports"] + took["build"] + took["first iteration"])
-    with pytest.raises(SystemExit, match="before the end of its build"):
-        startup.phases_of_a_run(tmp_path / "nothing")
