@@ -214,6 +214,8 @@ def odd(canary: str) -> Dict[str, bytes]:
         "a name that isn't text": deep + literal("x") + b"\x93",
         "copies": b"]\x94(" + b"NN\x86" * 500 + b"e0](" + call(ordered, b"h\x00") * 50 + b"e",
         "a tuple of a list": call(name("builtins", "tuple"), literal([1])),
+        "a log with deep keys": call(name("mmengine.logging.history_buffer", "HistoryBuffer"),
+                                     b"](" + deep + b"N\x86e"),
         "a name as a value": mapping({"x": ordered}),
         "an endless name": b"c" + b"x" * 1000,
     }

@@ -100,13 +100,13 @@ def download(url: str, target: str, attempts: int = 3) -> None:
                 _check_sha256(target, sha256)
                 return
             if sha256 is None:
-                _remove(part)
+                Path(part).unlink(missing_ok=True)
             logger.info("downloading %s to %s", url, target)
             _fetch(parts._replace(fragment="").geturl(), part, attempts)
             try:
                 _check_sha256(part, sha256)
             except DownloadError:
-                _remove(part)
+                Path(part).unlink(missing_ok=True)
                 raise
             with files.atomic_path(target) as temporary:
                 os.replace(part, temporary)
@@ -124,7 +124,7 @@ def _fetch(url: str, part: str, attempts: int) -> None:
         except (http.client.HTTPException, OSError) as error:
             status = getattr(error, "code", 500)
             if status == 416:  # what is there can't be a beginning of the server's file
-                _remove(part)
+                Path(part).unlink(missing_ok=True)
             elif status < 500 and status not in (408, 425, 429):
                 raise DownloadError(str(error)) from None
             if attempt == attempts:
@@ -165,11 +165,6 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
         if _split(newurl).scheme != "https" and req.full_url.startswith("https:"):
             raise DownloadError("the server redirects from https to http; only https addresses are fetched")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
 
 
 def _check_sha256(path: str, expected: Optional[str]) -> None:
@@ -221,7 +216,7 @@ def download_file_and_uncompress(url: str, savepath: Optional[str] = None, extra
             download(url, archive)
             unpack_folder(archive, stem, folder)
             if delete_file:
-                _remove(archive)
+                Path(archive).unlink(missing_ok=True)
     if filename is not None and not os.path.exists(os.path.join(folder, filename)):
         raise DataError(f"{folder} holds no {filename}; delete the folder to download it again")
     return folder

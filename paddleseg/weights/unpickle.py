@@ -210,7 +210,7 @@ class Unpickler:
             "torch._utils._rebuild_parameter": lambda tensor, requires_grad, hooks: tensor,
             "torch.Size": _tuple,
             "__builtin__.bytes": lambda: b"",  # the values of an empty array in protocol 2
-            "mmengine.logging.history_buffer.HistoryBuffer": FileDict,
+            "mmengine.logging.history_buffer.HistoryBuffer": lambda: FileDict(),
         }
         for package in ("builtins", "__builtin__"):
             builds.update({f"{package}.tuple": _tuple, f"{package}.getattr": self._log_method})
