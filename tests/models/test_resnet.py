@@ -19,7 +19,7 @@ def num_trainable(layer):
 
 
 def wide_dilations(net, stage):
-    """Of each block of a stage, the dilations of its 3x3 convolutions."""
+    """The dilations of the 3x3 convolutions of each block of a stage."""
     blocks = [layer for name, layer in net.named_sublayers()
               if isinstance(layer, Block) and name.startswith(f"bb_{stage}_")]
     return [[conv._dilation[0] for conv in block.sublayers()
@@ -123,14 +123,14 @@ def test_parameter_names_are_paddlesegs():
 
 
 @pytest.mark.parametrize("constructor, kwargs, message", [
-    (backbones.ResNet50_vd, dict(output_stride=4), "ResNet50_vd: output_stride is 4; choose 8, 16 or 32"),
-    (backbones.ResNet18_vd, dict(multi_grid=(1, 2, 4)), r"multi_grid is \[1, 2, 4\]; give 2 factors"),
-    (backbones.ResNet101_vd, dict(multi_grid=(1, 2)), "give 3 factors"),
-    (backbones.ResNet101_vd, dict(multi_grid=(0, 1, 1)), "factors start at 1"),
-    (backbones.ResNet50_vd, dict(base_channels=7), "base_channels is 7; choose an even number"),
-    (backbones.ResNet18_vd, dict(frozen_stages=5), "frozen_stages is 5; choose 0 to 4"),
-    (backbones.ResNet18_vd, dict(recompute_stages=[0]), r"recompute_stages is \[0\]; choose stages from 1 to 4"),
-    (backbones.ResNet18_vd, dict(recompute_stages=[2], frozen_stages=2), "from 3 to 4, as others are frozen"),
+    (backbones.ResNet50_vd, dict(output_stride=4), "ResNet50_vd: output_stride is 4"),
+    (backbones.ResNet18_vd, dict(multi_grid=(1, 2, 4)), "multi_grid .* 2 factors"),
+    (backbones.ResNet101_vd, dict(multi_grid=(1, 2)), "multi_grid .* 3 factors"),
+    (backbones.ResNet101_vd, dict(multi_grid=(0, 1, 1)), r"multi_grid is \[0, 1, 1\]"),
+    (backbones.ResNet50_vd, dict(base_channels=7), "base_channels is 7"),
+    (backbones.ResNet18_vd, dict(frozen_stages=5), "frozen_stages is 5"),
+    (backbones.ResNet18_vd, dict(recompute_stages=[0]), r"recompute_stages is \[0\].* 1 to 4"),
+    (backbones.ResNet18_vd, dict(recompute_stages=[2], frozen_stages=2), "3 to 4"),
 ])
 def test_values_that_cannot_be_are_named(constructor, kwargs, message):
     with pytest.raises(ConfigError, match=message):
