@@ -8,6 +8,7 @@ import copy
 import functools
 import importlib
 import importlib.util
+import itertools
 import os
 import shlex
 import sys
@@ -19,7 +20,7 @@ from typing import Dict, List, Optional, Sequence
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError
 
-_PACKAGE = "paddleseg_plugins"  # what a file is called in sys.modules: this and its own name
+_PREFIX = "paddleseg_plugin_"  # of the names that files have as modules
 
 # Where no user's code lies.
 _OTHERS = tuple(os.path.join(folder, "") for folder in {
@@ -86,8 +87,8 @@ def _identity(name: str) -> str:
 def _import(name: str, identity: str) -> None:
     """Run a plugin; its own folder, or the working directory, comes last among those that modules are looked for in."""
     is_file = _is_file(name)
-    if is_file and not os.path.isfile(identity):
-        raise ConfigError(f"--plugins {name}: there is no such file (looked from {os.getcwd()})")
+    if is_file and not (os.path.isfile(identity) and identity.endswith(".py")):
+        raise ConfigError(f"--plugins {name}: there is no such .py file (looked from {os.getcwd()})")
     if not is_file and not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"--plugins {name}: neither a file, whose name ends in .py, nor a module, such as my.model")
     folder = os.path.dirname(identity) if is_file else os.getcwd()
@@ -103,15 +104,10 @@ def _import(name: str, identity: str) -> None:
 
 def _run_file(path: str) -> ModuleType:
     """Import a file under a name of its own, which pickled objects of its classes are found by."""
-    stem = os.path.splitext(os.path.basename(path))[0]
-    module_name = f"{_PACKAGE}.{stem}"
-    number = 2
-    while module_name in sys.modules:  # another folder's file of the same name
-        module_name, number = f"{_PACKAGE}.{stem}_{number}", number + 1
-    sys.modules.setdefault(_PACKAGE, ModuleType(_PACKAGE))
+    stem = _PREFIX + os.path.splitext(os.path.basename(path))[0]
+    names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+    module_name = next(name for name in names if name not in sys.modules)  # another folder may have a file of that name
     spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None:
-        raise ImportError("its name doesn't end in .py")
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -130,9 +126,8 @@ def _explain(error: BaseException, name: str, identity: str) -> str:
                or not os.path.abspath(frame.filename).startswith(_OTHERS)]
     where = "".join(f"{_short(frame.filename)}:{frame.lineno}: " for frame in (written or frames)[-1:])
     message = " ".join(str(error).split()) or "no reason given"
-    if _is_file(name) and isinstance(error, ImportError) and (_PACKAGE in message or "relative import" in message):
-        message = ("a file has no package that it could import relatively from; import absolutely, or name it as a "
-                   "module, such as package.module")
+    if "no known parent package" in message:
+        message += "; import absolutely, or name the plugin as a module, such as package.module"
     return f"{where}{type(error).__name__}: {message}"
 
 

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import paddle.nn as nn
 import pytest
 from fake_data import make_lists
 from fresh_plugins import build_dataset, fresh_plugins
@@ -97,64 +96,51 @@ def test_a_model_written_for_paddleseg_trains_and_goes_on_by_the_command(tmp_pat
 
 @pytest.mark.parametrize("name", ["package/part.py", "package.part", "./package/part.py"])
 def test_files_and_modules_register_once(tmp_path, name):
-    write(tmp_path, "x = 1", "package/other.py")
-    write(tmp_path, ("from .other import x\n" if name == "package.part" else "") + MODEL, "package/part.py")
-    plugins.load_plugins([name, name])
+    """They import what lies beside them; another folder may have a file of the same name."""
+    write(tmp_path, "x = 1", "package/other_part.py")
+    importing = "from .other_part import x\n" if name == "package.part" else "import other_part\n"
+    write(tmp_path, importing + MODEL, "package/part.py")
+    other = write(tmp_path, "from paddleseg.cvlibs import manager\nmanager.LOSSES.add_component(type('B', (), {}))",
+                  "b/part.py")
+    plugins.load_plugins([name, name, other])
     plugins.load_plugins([name])
-    assert "Mine" in manager.MODELS and plugins.loaded_plugins() == [name]
-
-
-def test_two_files_of_one_name_and_a_file_beside_a_plugin(tmp_path):
-    write(tmp_path, "VALUE = 3", "a/beside_the_plugin.py")
-    text = ("import beside_the_plugin\nfrom paddleseg.cvlibs import manager\n"
-            "@manager.LOSSES.add_component\ndef {}(): ...")
-    names = [write(tmp_path, text.format("First"), "a/one.py"), write(tmp_path, text.format("Second"), "b/one.py")]
-    plugins.load_plugins(names)
-    assert {"First", "Second"} <= set(manager.LOSSES)
+    assert "Mine" in manager.MODELS and "B" in manager.LOSSES and plugins.loaded_plugins() == [name, other]
 
 
 @pytest.mark.parametrize("name, text, message", [
-    ("mine.py", "x = 1\nimport no_such_package\n", "mine.py:2: ModuleNotFoundError: No module named 'no_such_package'"),
+    ("mine.py", "x = 1\nimport no_such_package\n", "mine.py:2: ModuleNotFoundError"),
     ("mine.py", "x = 1\n\ndef f(:\n", "mine.py:3: SyntaxError: "),
     ("mine.py", "x = 1\ndef f():\n    raise ValueError('bad\\nluck')\nf()\n", "mine.py:3: ValueError: bad luck"),
     ("mine.py", "import sys\nsys.exit(3)\n", "mine.py:2: SystemExit: 3"),
-    ("mine.py", "import json\n\njson.loads('{')\n", "mine.py:3: JSONDecodeError: "),
     ("my code/mine.py", "import helper\nhelper.broken()\n", "my code/helper.py:4: JSONDecodeError: "),
     ("package.mine", "import helper\nhelper.broken()\n", "helper.py:4: JSONDecodeError: "),
     ("package.mine", "import bad_syntax\n", "bad_syntax.py:1: SyntaxError: "),
-    ("package/mine.py", "import os\nfrom .other import x\n", "package/mine.py:2: .*import absolutely, or name it as"),
-    ("package/mine.py", "import os\nfrom . import other\n", "package/mine.py:2: .*import absolutely, or name it as"),
+    ("package/mine.py", "import os\nfrom .other import x\n", "package/mine.py:2: .*import absolutely"),
+    ("gone.py", None, "there is no such .py file"), ("folder/", None, "there is no such .py file"),
+    ("no_such.module", None, "there is no module no_such "), ("json.no_such", None, "there is no module json.no_such "),
+    ("folder", None, "a folder without __init__.py, so nothing is run"),
+    *((name, None, "neither a file, whose name ends in .py, nor a module") for name in ("", "a b", "..", "-x")),
 ])
 def test_an_error_names_the_last_line_that_a_user_wrote(tmp_path, name, text, message):
+    (tmp_path / "folder").mkdir()
     for folder in ("", "my code/"):
         write(tmp_path, "import json\n\ndef broken():\n    json.loads('{')\n", f"{folder}helper.py")
     write(tmp_path, "x = [\n", "bad_syntax.py")
-    write(tmp_path, text, name if name.endswith(".py") else "package/mine.py")
-    with pytest.raises(ConfigError, match=f"^--plugins {name}: {message}"):
+    if text is not None:
+        write(tmp_path, text, name if name.endswith(".py") else "package/mine.py")
+    with pytest.raises(ConfigError, match=f"^--plugins {re.escape(name)}: {message}"):
         plugins.load_plugins([name])
     assert not plugins.loaded_plugins()
 
 
-@pytest.mark.parametrize("name, message", [
-    ("gone.py", "there is no such file"), ("folder/", "there is no such file"),
-    ("no_such.module", "there is no module no_such "), ("json.no_such", "there is no module json.no_such "),
-    ("folder", "a folder without __init__.py, so nothing is run"),
-    *((name, "neither a file, whose name ends in .py, nor a module") for name in ("", "a b", "..", ".json", "-x")),
-])
-def test_a_plugin_that_isnt_there(tmp_path, name, message):
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(ConfigError, match=f"^--plugins {re.escape(name)}: {message}"):
-        plugins.load_plugins([name])
-
-
 def test_names_taken_by_another_plugin(tmp_path):
     names = [write(tmp_path, MODEL), write(tmp_path, MODEL, "again.py")]
-    with pytest.raises(ConfigError, match=r"^--plugins again.py: again.py:10: .*Mine is registered by .*plugins.mine"):
+    with pytest.raises(ConfigError, match=r"^--plugins again.py: again.py:10: .*Mine is registered by .*plugin_mine"):
         plugins.load_plugins(names)
-    assert manager.MODELS["Mine"].__module__ == "paddleseg_plugins.mine"
+    assert manager.MODELS["Mine"].__module__ == "paddleseg_plugin_mine"
 
 
-def test_a_config_runs_no_code(tmp_path):
+def test_a_config_runs_no_code(tmp_path, monkeypatch):
     write(tmp_path, "open('ran', 'w').close()\n" + MODEL, "my code.py")
     config = load_config(config_file(tmp_path, "plugins: ['my code.py', json]\n"))
     with pytest.raises(ConfigError, match=r"^config.yml names plugins, .* add --plugins 'my code.py' json$"):
@@ -165,28 +151,23 @@ def test_a_config_runs_no_code(tmp_path):
         builder.resolve(config)
     plugins.load_plugins(["json"])
     assert builder.resolve(config)["plugins"] == ["./my code.py", "json"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # what lies beside the config is found from there
+    builder.resolve(load_config("../config.yml"))
     for value in (3, [1], {"a": "b"}, [""]):
         config.set("plugins", value, "a test")
         with pytest.raises(ConfigError, match="plugins must be a list of files and modules"):
             builder.resolve(config)
 
 
-def test_a_plugin_beside_the_config_is_found_from_elsewhere(tmp_path, monkeypatch):
-    write(tmp_path, MODEL)
-    path = tmp_path / config_file(tmp_path, "plugins: [mine.py]\n")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match=rf"add --plugins {re.escape(str(tmp_path / 'mine.py'))}$"):
-        builder.resolve(load_config(str(path)))
-    plugins.load_plugins(["../mine.py"])
-    builder.resolve(load_config(str(path)))
-
-
-def test_an_argument_that_no_file_can_say_keeps_its_default(tmp_path):
-    plugins.load_plugins([write(tmp_path, MODEL)])
-    config = builder.resolve(load_config(config_file(tmp_path)))
-    assert "norm" not in config["model"] and "width: 8" in config.dump()
-    assert isinstance(builder.build_model(config), nn.Layer)
+def test_arguments_that_no_file_can_say_and_that_no_signature_names(tmp_path):
+    """A class keeps its default; PaddleSeg's DDRNet_23(**kwargs) hands the data set's classes on."""
+    text = MODEL + "\n\n@manager.MODELS.add_component\ndef Open(**arguments):\n    return Mine(**arguments)\n"
+    plugins.load_plugins([write(tmp_path, text)])
+    for kind in ("Mine", "Open"):
+        config = builder.resolve(load_config(config_file(tmp_path), [f"model.type={kind}"]))
+        assert "norm" not in config["model"] and config["model"]["num_classes"] == 3
+        assert builder.build_model(config).cls.weight.shape[0] == 3
 
 
 TRANSFORM = """
@@ -235,16 +216,6 @@ GETITEM = """
 """
 
 
-def samples(dataset, seed):
-    """Two samples, with the global generators as the loader seeds them."""
-    found = []
-    for index in (0, 3):
-        random.seed(seed)
-        np.random.seed(seed)
-        found.append(dataset.sample(index, np.random.default_rng(seed)))
-    return found
-
-
 def test_a_data_set_may_be_built_on_another(tmp_path):
     """Its __getitem__ asks that of its base."""
     plugins.load_plugins([write(tmp_path, """
@@ -272,6 +243,14 @@ class Second(First):
         assert sample["seen"] == 1 and sample["img"].dtype == np.float32
 
 
+def samples(dataset, seed):
+    """Two samples, with the global generators as the loader seeds them."""
+    for index in (0, 3):
+        random.seed(seed)
+        np.random.seed(seed)
+        yield dataset.sample(index, np.random.default_rng(seed))
+
+
 @pytest.mark.parametrize("own_getitem", [False, True])
 @pytest.mark.parametrize("mode", ["train", "val"])
 def test_data_sets_and_transforms_written_for_paddleseg(tmp_path, own_getitem, mode):
@@ -281,7 +260,7 @@ def test_data_sets_and_transforms_written_for_paddleseg(tmp_path, own_getitem, m
     section = {"type": "Ours", "dataset_root": str(tmp_path / "data"), "mode": mode,
                "transforms": [{"type": "RandomHorizontalFlip"}, {"type": "Shift"}]}
     dataset = build_dataset(section)
-    first, again, other = (samples(dataset, seed) for seed in (1, 1, 2))
+    first, again, other = (list(samples(dataset, seed)) for seed in (1, 1, 2))
     for one, same, different in zip(first, again, other):
         assert one["img"].dtype == np.float32 and one["img"].shape == (3, 16, 32)
         np.testing.assert_array_equal(one["img"], same["img"])
@@ -296,12 +275,3 @@ def test_no_label_is_none_in_a_list_of_paddlesegs(tmp_path):
     plugins.load_plugins([write(tmp_path, DATASET.replace("f'{dataset_root}/annotations/{i}.png'", "None"))])
     dataset = manager.DATASETS["Ours"]([], str(tmp_path / "data"), "test")
     assert "label" not in dataset[0] and dataset[0]["img"].shape == (3, 16, 32)
-
-
-def test_a_model_that_names_no_argument_gets_the_data_sets_classes(tmp_path):
-    """As PaddleSeg's DDRNet_23(**kwargs) does."""
-    text = MODEL + "\n\n@manager.MODELS.add_component\ndef Open(**arguments):\n    return Mine(**arguments)\n"
-    plugins.load_plugins([write(tmp_path, text)])
-    path = config_file(tmp_path)
-    config = builder.resolve(load_config(path, ["model.type=Open"]))
-    assert config["model"]["num_classes"] == 3 and builder.build_model(config).cls.weight.shape[0] == 3

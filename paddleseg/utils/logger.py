@@ -85,16 +85,6 @@ class _FileHandler(logging.Handler):
         super().close()
 
 
-class _EarlyRecords(logging.handlers.BufferingHandler):
-    """Keep what is logged before there is a file for it."""
-
-    def __init__(self):
-        super().__init__(capacity=1000)
-
-    def flush(self):
-        """Nobody reads them before the file is there."""
-
-
 def setup_logging(rank: int = 0, log_file: Optional[str] = None) -> None:
     """Send the lines of rank 0 to standard output, and to `log_file` too with those of earlier calls without one.
 
@@ -103,16 +93,19 @@ def setup_logging(rank: int = 0, log_file: Optional[str] = None) -> None:
     """
     logger.propagate = False
     logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    early = [record for handler in logger.handlers if isinstance(handler, _EarlyRecords) for record in handler.buffer]
+    handlers = [_ConsoleHandler(log_file is not None)]
+    if rank == 0:  # what is logged before there is a file is kept for it
+        handlers.append(logging.handlers.MemoryHandler(1000, logging.CRITICAL) if log_file is None
+                        else _FileHandler(log_file))
+    for handler in handlers:
+        handler.setFormatter(_FORMAT)
     for handler in list(logger.handlers):
+        if isinstance(handler, logging.handlers.MemoryHandler) and log_file is not None:
+            handler.setTarget(handlers[-1])
         logger.removeHandler(handler)
         handler.close()
-    handlers = [_ConsoleHandler(log_file is not None), _EarlyRecords() if log_file is None else _FileHandler(log_file)]
-    for handler in handlers if rank == 0 else handlers[:1]:
-        handler.setFormatter(_FORMAT)
+    for handler in handlers:
         logger.addHandler(handler)
-    for record in early if log_file is not None and rank == 0 else ():
-        handlers[1].handle(record)
 
 
 def info(message: str) -> None:
