@@ -27,33 +27,23 @@ def log(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_launchers_files_and_directory_become_private(log):
-    launcher.protect_logs()
-    assert {path.name: mode(path) for path in log.iterdir()} == dict.fromkeys(FILES, 0o600)
-    assert mode(log) == 0o700
+@pytest.mark.parametrize("others, save_dir, folder_mode", [(False, False, 0o700), (True, False, 0o755),
+                                                           (False, True, 0o755)])
+def test_the_launchers_files_become_private(log, monkeypatch, others, save_dir, folder_mode):
+    """Their directory too, unless others' files are in it or a user chose it as --save_dir."""
+    if others:
+        (log / "notes.txt").touch(0o644)
+    names = os.listdir(log)
+    monkeypatch.setattr(os, "listdir", lambda _: ["workerlog.9", *names])  # one vanishes meanwhile
+    launcher.protect_logs(str(log) if save_dir else None)
+    assert all(mode(log / name) == 0o600 for name in FILES) and mode(log) == folder_mode
+    assert not others or mode(log / "notes.txt") == 0o644
 
 
-def test_other_files_stay_as_they_are_and_keep_the_directory_open(log):
-    (log / "notes.txt").touch(0o644)
-    launcher.protect_logs()
-    assert mode(log / "notes.txt") == 0o644 and mode(log) == 0o755
-    assert all(mode(log / name) == 0o600 for name in FILES)
-
-
-def test_a_save_dir_keeps_its_readers(log):
-    launcher.protect_logs(str(log))
-    assert mode(log) == 0o755 and mode(log / "envlog.0") == 0o600
-
-
-def test_a_file_or_a_directory_that_vanished_is_no_error(log, monkeypatch):
-    monkeypatch.setattr(os, "listdir", lambda _: ["workerlog.9", *FILES])
-    launcher.protect_logs()
-    assert all(mode(log / name) == 0o600 for name in FILES)
+def test_nothing_happens_without_a_launcher_or_its_directory(log, monkeypatch):
     monkeypatch.setenv("PADDLE_LOG_DIR", str(log / "gone"))
     launcher.protect_logs()
-
-
-def test_nothing_happens_without_a_launcher(log, monkeypatch):
+    monkeypatch.setenv("PADDLE_LOG_DIR", str(log))
     monkeypatch.delenv("POD_NAME")
     launcher.protect_logs()
     assert mode(log / "envlog.0") == 0o644
