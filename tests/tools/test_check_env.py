@@ -28,8 +28,9 @@ def test_versions_side_by_side(paddle, numpy, expected):
 
 @pytest.mark.parametrize("cards, is_gpu_build, cudnn, paddle, expected", [
     ([], False, None, "3.3.1", []), ([A100], False, None, "3.3.1", ["note"]), ([], True, 8600, "2.6.2", ["note"]),
-    ([A100], True, 8600, "2.6.2", []), ([A100], True, None, "2.6.2", ["fault"]), ([H100], True, 8600, "2.6.2", ["fault"]),
-    ([A100, H100], True, 8600, "2.6.2", ["note"]), ([H100], True, 90100, "3.3.1", [])])
+    ([A100], True, 8600, "2.6.2", []), ([A100], True, None, "2.6.2", ["fault"]),
+    ([H100], True, 8600, "2.6.2", ["fault"]), ([A100, H100], True, 8600, "2.6.2", ["note"]),
+    ([H100], True, 90100, "3.3.1", [])])
 def test_cards_against_the_build(cards, is_gpu_build, cudnn, paddle, expected):
     assert kinds(check_env.check_gpu_build(cards, is_gpu_build, cudnn, paddle)) == expected
 
