@@ -94,15 +94,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def write_text(path: str, text: str) -> None:
-    from paddleseg.utils.files import atomic_path
-
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-
-
-# ---- runs ---------------------------------------------------------------------------------------------
-
 def start(run: Run) -> subprocess.Popen:
     """Start a training, which goes on where the same one was interrupted."""
     settings, before, flags = run.settings(), run.saved_settings(), []
@@ -111,7 +102,7 @@ def start(run: Run) -> subprocess.Popen:
     elif before is not None:
         print(f"{run.name}: its config has changed since it ran; it is trained again from the beginning", flush=True)
         flags = ["--overwrite"]
-    write_text(run.folder + ".json", json.dumps(settings, indent=1) + "\n")
+    Path(run.folder + ".json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     with open(run.folder + ".txt", "w", encoding="utf-8") as printed:
         # In a session of its own, so that Ctrl-C reaches it once, through `train_all`.
         return subprocess.Popen(
@@ -120,22 +111,13 @@ def start(run: Run) -> subprocess.Popen:
             stdout=printed, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def finish(run: Run, code: int) -> Dict:
-    """Return the result of a run; RunError if it failed."""
-    if code:
-        lines = Path(run.folder + ".txt").read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
-        raise RunError(f"{run.name} ended with exit code {code}: {last} (all it printed is in {run.folder}.txt); the "
-                       f"same command goes on with what is left")
-    result = run.result()
-    if result is None:
-        raise RunError(f"{run.folder}/log.jsonl doesn't end with the evaluation of the last iteration")
-    return result
-
-
 def train_all(runs: Sequence[Run], at_once: int) -> None:
-    """Train runs side by side; when one fails, or on a signal, those that go on are told to save themselves and end."""
-    waiting, running, ended, began = deque(runs), {}, 0, time.monotonic()
+    """Train runs side by side; when one fails, or on a signal, those that go on are told to save themselves and end.
+
+    Raises:
+        RunError: naming the run that failed, with its message.
+    """
+    waiting, running, began = deque(runs), {}, time.monotonic()
     signals: List[int] = []  # that came; raised at once, they could fall between a start and its place in `running`
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: signals.append(number))
@@ -146,9 +128,14 @@ def train_all(runs: Sequence[Run], at_once: int) -> None:
                 running[start(run)] = run
             time.sleep(0.1)
             for process in [process for process in running if process.poll() is not None]:
-                run, ended = running.pop(process), ended + 1
-                miou = finish(run, process.returncode)["mIoU"]
-                print(f"[{ended}/{len(runs)}] {run.name}: mIoU {100 * miou:.2f}  "
+                run = running.pop(process)
+                result = run.result()
+                if process.returncode or result is None:
+                    lines = Path(run.folder + ".txt").read_text(encoding="utf-8", errors="replace").split("\n")
+                    raise RunError(f"{run.name} ended with exit code {process.returncode}; the same command goes on "
+                                   f"with what is left; {run.folder}.txt ends: {' '.join(lines[-2:]).strip()}")
+                ended = len(runs) - len(waiting) - len(running)
+                print(f"[{ended}/{len(runs)}] {run.name}: mIoU {100 * result['mIoU']:.2f}  "
                       f"({(time.monotonic() - began) / 60:.1f} minutes since the start)", flush=True)
         if signals:
             raise KeyboardInterrupt
@@ -158,8 +145,6 @@ def train_all(runs: Sequence[Run], at_once: int) -> None:
         for process in running:
             process.wait()
 
-
-# ---- the table ----------------------------------------------------------------------------------------
 
 def spread(values: Sequence[float]) -> Dict:
     """Mean, sample standard deviation (None of a single value), lowest and highest."""
@@ -223,9 +208,9 @@ def main(args: argparse.Namespace) -> int:
             raise RunError("the scenes couldn't be drawn; the message is above")
         train_all(waiting, args.jobs)
     rows = summarize({(run.row, run.seed): run.result() for run in runs}, args.seeds)
-    write_text(os.path.join(save_dir, "results.json"), json.dumps({"rows": rows}, indent=1) + "\n")
-    text = table(rows)
-    write_text(os.path.join(save_dir, "table.md"), text)
+    text, folder = table(rows), Path(save_dir)
+    (folder / "results.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    (folder / "table.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\n{shown}/table.md and {shown}/results.json have it too")
     return 0
 

@@ -22,7 +22,7 @@ from paddleseg.utils.cli import add_debug_flag, run_main
 COLUMNS = ("run", "iterations", "best mIoU", "at iteration", "Acc", "Kappa", "Dice", "last mIoU", "last loss",
            "images/s")
 FIRST_CURVES = ("eval mIoU", "train loss", "train lr")
-NO_CURVES = ("epoch", "eta_sec", "commonest_class_mIoU")
+NO_CURVES = ("mode", "iter", "epoch", "eta_sec", "commonest_class_mIoU")
 STYLES = {"-": "", "--": " (dashed)", ":": " (dotted)"}  # matplotlib's, and in words
 
 
@@ -62,20 +62,19 @@ def read_run(path: str, name: str) -> Run:
         raise DataError(f"{file}: holds no record of a training; name directories that train.py wrote")
     if bad:
         logger.warning(f"{file}: {bad} of {len(records)} lines are no records, and are left out")
-    of_mode = {mode: sorted((record for record in records if record and record["mode"] == mode),
-                            key=lambda record: record["iter"]) for mode in ("train", "eval")}
-    return Run(name, of_mode["train"], of_mode["eval"])
+    records = sorted(filter(None, records), key=lambda record: record["iter"])
+    return Run(name, *([record for record in records if record["mode"] == mode] for mode in ("train", "eval")))
 
 
 def _record(line: str) -> Optional[Dict]:
+    """The mode and the finite numbers of a line of the log; None if it is no record."""
     try:
         record = json.loads(line)
-    except ValueError:
+        numbers = {key: value for key, value in record.items() if _is_number(value)}
+    except (ValueError, AttributeError):
         return None
-    if not isinstance(record, dict) or record.get("mode") not in ("train", "eval"):
-        return None
-    numbers = {key for key, value in record.items() if _is_number(value)}
-    return record if "iter" in numbers and len(numbers) > 1 else None
+    is_record = record.get("mode") in ("train", "eval") and "iter" in numbers and len(numbers) > 1
+    return {"mode": record["mode"], **numbers} if is_record else None
 
 
 def _is_number(value) -> bool:
@@ -108,30 +107,22 @@ def curves(runs: Sequence[Run]) -> List[Tuple[str, list]]:
     for number, run in enumerate(runs):
         looks = LINE_COLORS[number % len(LINE_COLORS)], [*STYLES][number // len(LINE_COLORS) % len(STYLES)]
         for mode, records in (("train", run.train), ("eval", run.eval)):
-            keys = dict.fromkeys(key for record in records for key, value in record.items()
-                                 if _is_number(value) and key != "iter" and key not in NO_CURVES)
-            for key in keys:
-                points = [(record["iter"], record[key]) for record in records if _is_number(record.get(key))]
+            for key in dict.fromkeys(key for record in records for key in record if key not in NO_CURVES):
+                points = [(record["iter"], record[key]) for record in records if key in record]
                 found.setdefault(f"{mode} {key}", []).append(Line(run.name, points, *looks))
     return [(caption, lines) for caption, lines in found.items() if lines]
 
 
 def result_row(run: Run) -> List[str]:
     """The COLUMNS of a run; "-" for what it doesn't have."""
-    scored = [record for record in run.eval if _is_number(record.get("mIoU"))]
-    best = max(scored, key=lambda record: record["mIoU"], default={})
-    last = max(run.train + run.eval, key=lambda record: record["iter"])
-    speeds = sorted(record["ips"] for record in run.train if _is_number(record.get("ips")))
-    texts = [_text(best.get(key)) for key in ("mIoU", "iter", "Acc", "Kappa", "Dice")]
-    return [run.name, _text(last["iter"]), *texts, _text(scored[-1]["mIoU"] if scored else None),
-            _text(run.train[-1].get("loss") if run.train else None),
-            f"{speeds[len(speeds) // 2]:.2f}" if speeds else "-"]
-
-
-def _text(value) -> str:
-    if not _is_number(value):
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    scored = [record for record in run.eval if "mIoU" in record] or [{}]
+    best = max(scored, key=lambda record: record.get("mIoU", 0))
+    speeds = [record["ips"] for record in run.train if "ips" in record]
+    values = [max(record["iter"] for record in run.train + run.eval),
+              *(best.get(key) for key in ("mIoU", "iter", "Acc", "Kappa", "Dice")), scored[-1].get("mIoU"),
+              run.train[-1].get("loss") if run.train else None]
+    texts = ["-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in values]
+    return [run.name, *texts, f"{sorted(speeds)[len(speeds) // 2]:.2f}" if speeds else "-"]
 
 
 def write_page(runs: Sequence[Run], charts: Sequence[Tuple[str, list]], path: str) -> None:

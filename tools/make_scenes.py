@@ -87,8 +87,7 @@ def write_labels(polygons: Path) -> None:
     annotation = Annotation()
     annotation.fromJsonFile(str(polygons))
     # json2instanceImg would save this picture itself, in a mode that Pillow 13 can't save any more.
-    write_png(beside(polygons, "instanceIds"), np.asarray(createInstanceImage(annotation,
-                                                                              "ids")).astype(np.uint16))
+    write_png(beside(polygons, "instanceIds"), np.asarray(createInstanceImage(annotation, "ids")).astype(np.uint16))
 
 
 def make_scene(job: Job) -> None:
@@ -122,14 +121,14 @@ def read_marker(root: Path) -> Optional[Dict]:
     marker = root / MARKER
     try:
         found = json.loads(marker.read_text()) if marker.exists() else None
-        drawn = {job.image for job in list_jobs(root, found)} if found is not None else set()
+        drawn = {job.image for job in list_jobs(root, found)} if marker.exists() else set()
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{marker} is damaged ({type(error).__name__}: {error}); "
-                        f"move {root} away or choose another directory") from error
+        raise DataError(f"{marker} is damaged ({type(error).__name__}: {error}); move {root} away or choose another "
+                        "directory") from error
     foreign = {path for path in (root / "leftImg8bit").rglob("*") if path.is_file()} - drawn
     if foreign:
-        raise DataError(f"{root} holds pictures that make_scenes.py didn't draw, such as {min(foreign)}; "
-                        "choose another directory")
+        raise DataError(f"{root} holds pictures that make_scenes.py didn't draw, such as {min(foreign)}; choose "
+                        "another directory")
     return found
 
 
@@ -142,23 +141,16 @@ def make_room(root: Path, settings: Dict, overwrite: bool) -> bool:
     found = read_marker(root)
     if found is None:
         return True
-    there = {key: found.get(key) for key in settings}
-    old = list_jobs(root, found)
-    if not overwrite:
-        if there != settings:
-            differing = ", ".join(f"{key} {there[key]}" for key in settings if there[key] != settings[key])
-            raise DataError(f"{root} holds other scenes ({differing}); add --overwrite to replace them, "
-                            "or choose another directory")
-        if found.get("complete") and all(path.exists() for job in old for path in job.files):
-            return False
-    for job in old:
-        for path in job.files:
-            path.unlink(missing_ok=True)
+    differing = ", ".join(f"{key} {found.get(key)}" for key in settings if found.get(key) != settings[key])
+    if differing and not overwrite:
+        raise DataError(f"{root} holds other scenes ({differing}); add --overwrite to replace them, or choose another "
+                        "directory")
+    old = [path for job in list_jobs(root, found) for path in job.files]
+    if not overwrite and found.get("complete") and all(path.exists() for path in old):
+        return False
+    for path in old:
+        path.unlink(missing_ok=True)
     return True
-
-
-def write_marker(root: Path, settings: Dict, complete: bool) -> None:
-    (root / MARKER).write_text(json.dumps({**settings, "complete": complete}, indent=2) + "\n")
 
 
 def make_scenes(args: argparse.Namespace) -> int:
@@ -176,10 +168,10 @@ def make_scenes(args: argparse.Namespace) -> int:
             print(f"{root}: {said} are there already")
             return 0
         root.mkdir(parents=True, exist_ok=True)
-        write_marker(root, settings, complete=False)
+        (root / MARKER).write_text(json.dumps(settings))
         for _ in map_parallel(make_scene, list_jobs(root, settings), args.num_workers, "drawing scenes"):
             pass
-        write_marker(root, settings, complete=True)
+        (root / MARKER).write_text(json.dumps({**settings, "complete": True}, indent=2) + "\n")
     except OSError as error:
         raise DataError(f"{error.filename or root} can't be written ({error.strerror}); "
                         "choose another directory or make room") from error
@@ -188,13 +180,10 @@ def make_scenes(args: argparse.Namespace) -> int:
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", help="the folder to write, such as data/cityscapes")
-    parser.add_argument("--train", type=int, default=40, metavar="N",
-                        help="scenes to train on (default: %(default)s)")
-    parser.add_argument("--val", type=int, default=10, metavar="N",
-                        help="scenes to validate on (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=40, metavar="N", help="scenes to train on (default: %(default)s)")
+    parser.add_argument("--val", type=int, default=10, metavar="N", help="scenes to validate on (default: %(default)s)")
     parser.add_argument("--test", type=int, default=4, metavar="N",
                         help="scenes whose labels are withheld (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), default=[512, 1024],
@@ -202,8 +191,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="chooses the scenes (default: %(default)s)")
     parser.add_argument("--num_workers", type=int, default=usable_cores(), metavar="N",
                         help="processes; the files don't depend on it (default: %(default)s, the cores)")
-    parser.add_argument("--no_labels", action="store_true",
-                        help="write pictures and polygons, no label pictures")
+    parser.add_argument("--no_labels", action="store_true", help="write pictures and polygons, no label pictures")
     parser.add_argument("--overwrite", action="store_true", help="draw anew over scenes that are there")
     add_debug_flag(parser)
     return parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""A page in a headless Chromium: what it becomes, what its console says, how it looks.
+"""A page in a headless Chromium: what it becomes and what its console says.
 
 Nothing but the browser's own program is needed; `apt-get install chromium` or CHROMIUM=/path/to/it brings one.
 """
@@ -65,12 +65,3 @@ def load(page: Path, script: str, folder: Path, size=DESKTOP) -> Loaded:
     found = re.search(r"<template data-answer=\"(.*?)\">", done.stdout, re.DOTALL)
     assert found, done.stdout[-500:] + done.stderr[-2000:]
     return Loaded(json.loads(html.unescape(found[1])), re.findall(r"CONSOLE[^\]]*\] (.*)", done.stderr))
-
-
-def screenshot(page: Path, target: Path, folder: Path, size=DESKTOP, dark: bool = False) -> None:
-    """A picture of the page as PNG; `dark` for a system with a dark theme."""
-    theme = ["--blink-settings=preferredColorScheme=0"] if dark else []
-    framed = folder / f"framed_{page.name}"
-    framed.write_text(_FRAME.format(size=size, page=html.escape(page.read_text(encoding="utf-8"))), encoding="utf-8")
-    done = chromium(f"--screenshot={target}", *theme, framed.as_uri(), size=size, profile=folder / "profile")
-    assert target.exists(), done.stderr[-2000:]

@@ -1,18 +1,16 @@
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import numpy as np
 import pytest
 from fake_data import make_cityscapes, make_lists
 from PIL import Image
 
+from paddleseg import builder
+from paddleseg.cvlibs.config import load_config
 from paddleseg.cvlibs.errors import SizeMismatchError
+from paddleseg.datasets import Dataset
+from paddleseg.datasets.loader import train_batches
 from tools import browse_data
 from tools.browse_data import main
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
 batch_size: 2
 iters: 4
@@ -38,10 +36,6 @@ def recipe(tmp_path):
 
 def trained_on(recipe, count):
     """The files and the normalized images of the first batches of the run."""
-    from paddleseg import builder
-    from paddleseg.cvlibs.config import load_config
-    from paddleseg.datasets.loader import train_batches
-
     config = builder.resolve(load_config(recipe), ("train_dataset", "model"))
     dataset = builder.build_dataset(config, "train_dataset")
     batches = [batch for _, batch in train_batches(dataset, 2, config["seed"], repeats=2, num_batches=count // 2)]
@@ -75,57 +69,32 @@ def test_values_without_normalize_are_spread(pixels):
     assert browse_data.shown(image, None)[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_draws_all_of_a_small_data_set_quickly(recipe, tmp_path, capsys):
-    start = time.perf_counter()
-    path = tmp_path / "new folder" / "sheet.png"
-    assert main(["--config", recipe, "--save_path", str(path), "--num_workers", "0"]) == 0
-    assert time.perf_counter() - start < 10
-    assert capsys.readouterr().out == f"8 samples of 4, seed 42: {path}\n"
-    sheet = np.asarray(Image.open(path))
-    assert sheet.shape[1] == 2 * 12 + 3 * 2 * (300 + 6)
-    first, over = sheet[12:12 + 200, 12:312], sheet[12:12 + 200, 318:618]
+def test_draws_all_of_a_small_data_set(recipe, tmp_path, capsys):
+    path, sheets = tmp_path / "new folder" / "sheet.png", []
+    for seed in ("42", "42", "2"):
+        assert main(["--config", recipe, "--save_path", str(path), "--num_workers", "0", "--opts", f"seed={seed}"]) == 0
+        sheets.append(np.asarray(Image.open(path)))
+    assert capsys.readouterr().out.startswith(f"8 samples of 4, seed 42: {path}\n")
+    assert sheets[0].shape[1] == 2 * 12 + 3 * 2 * (300 + 6)
+    first, over = sheets[0][12:12 + 200, 12:312], sheets[0][12:12 + 200, 318:618]
     assert first.std() > 10 and not np.array_equal(first, over)
+    assert np.array_equal(sheets[0], sheets[1]) and not np.array_equal(sheets[0], sheets[2])
 
 
-def test_another_seed_draws_other_samples(recipe, tmp_path):
-    sheets, flags = [], ["--config", recipe, "--save_path", str(tmp_path / "a.png"), "--num_workers", "0"]
-    for seed in "112":
-        assert main([*flags, "--opts", f"seed={seed}"]) == 0
-        sheets.append((tmp_path / "a.png").read_bytes())
-    assert sheets[0] == sheets[1] != sheets[2]
-
-
-def test_names_in_other_scripts_do_no_harm(tmp_path):
-    from paddleseg.datasets import Dataset
-
+def test_names_in_other_scripts_no_palette_and_labels_that_do_not_cover(tmp_path):
     root = make_lists(tmp_path / "data", 3)
-    dataset = Dataset([], str(root), 3, train_path=str(root / "train.txt"), class_names=["路", "дом", "é"])
+    lists = {"train_path": str(root / "train.txt")}
+    dataset = Dataset([], str(root), 3, class_names=["路", "дом", "é"], **lists)
     samples = browse_data.first_samples(dataset, 3, 0, 1, 0)
     samples[0] = samples[0]._replace(path="图像.png")
     assert [name for name, _ in browse_data.class_legend(samples, dataset, dataset.palette)] == ["路", "дом", "é"]
-    assert browse_data.contact_sheet(samples, dataset).dtype == np.uint8
-
-
-def test_labels_that_do_not_cover_the_image(tmp_path):
-    from paddleseg.datasets import Dataset
-
-    root = make_lists(tmp_path, 1)
-    halve = [lambda data: {**data, "img": data["img"][::2]}]
-    dataset = Dataset(halve, str(root), 3, train_path=str(root / "train.txt"))
-    samples = browse_data.first_samples(dataset, 1, 0, 1, 0)
-    with pytest.raises(SizeMismatchError, match=r"0\.png becomes 8x32 and its label 16x32 .*'gt_fields'"):
-        browse_data.contact_sheet(samples, dataset)
-
-
-def test_data_sets_of_other_toolkits_have_no_palette(tmp_path):
-    from paddleseg.datasets import Dataset
-
-    root = make_lists(tmp_path, 3)
-    dataset = Dataset([], str(root), 3, train_path=str(root / "train.txt"))
-    samples = browse_data.first_samples(dataset, 3, 0, 1, 0)
     expected = browse_data.contact_sheet(samples, dataset)
-    del dataset.palette
+    del dataset.palette  # as data sets of other toolkits have none
     np.testing.assert_array_equal(browse_data.contact_sheet(samples, dataset), expected)
+
+    dataset = Dataset([lambda data: {**data, "img": data["img"][::2]}], str(root), 3, **lists)
+    with pytest.raises(SizeMismatchError, match=r"\.png becomes 8x32 and its label 16x32 .*'gt_fields'"):
+        browse_data.contact_sheet(browse_data.first_samples(dataset, 1, 0, 1, 0), dataset)
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -137,10 +106,3 @@ def test_what_cannot_be_drawn_is_one_line(recipe, capsys, flags, message):
     assert main(["--config", recipe, "--num_workers", "0", *flags]) != 0
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
-
-
-def test_help_needs_no_paddle():
-    code = ("import sys; from tools import browse_data\n"
-            "try: browse_data.main(['--help'])\nfinally: assert 'paddle' not in sys.modules")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "--save_path" in done.stdout, done.stderr

@@ -74,12 +74,6 @@ def test_the_page_the_plot_and_what_is_printed(tmp_path, capsys):
         assert picture.format == "PNG" and min(picture.size) > 600
 
 
-def test_a_torn_line_is_left_out_and_said(tmp_path, capsys):
-    path = write_run(tmp_path / "a", records(), '{"mode": "train", "it')
-    assert main([path, "--save_dir", str(tmp_path / "c")]) == 0
-    assert "log.jsonl: 1 of 7 lines are no records" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("content", [None, "", '{"a": 1}\n[]\nnull\n{"mode": "train"}\n',
                                      '{"mode": "train", "iter": 3, "loss": NaN}\n'])
 def test_what_is_no_run_is_named(tmp_path, capsys, content):
@@ -87,15 +81,15 @@ def test_what_is_no_run_is_named(tmp_path, capsys, content):
     if content is not None:
         (tmp_path / "a" / "log.jsonl").write_text(content)
     assert main([str(tmp_path / "a"), "--save_dir", str(tmp_path / "c")]) == 1
-    said = capsys.readouterr().err
-    assert re.match(r"DataError: \S*a/log.jsonl: ", said) and said.count("\n") == 1
-    assert not (tmp_path / "c").exists()
+    assert re.match(r"DataError: \S*a/log.jsonl: .*\n\Z", capsys.readouterr().err) and not (tmp_path / "c").exists()
 
 
-def test_a_run_given_twice_and_a_folder_that_cannot_be_written(tmp_path, capsys):
-    path = write_run(tmp_path / "a", records())
+def test_a_torn_line_a_run_given_twice_and_a_folder_that_cannot_be_written(tmp_path, capsys):
+    path = write_run(tmp_path / "a", records(), '{"mode": "train", "it')
+    assert main([path, "--save_dir", str(tmp_path / "c")]) == 0
+    assert "log.jsonl: 1 of 7 lines" in capsys.readouterr().out
     assert main([path, path + "/log.jsonl"]) == 1
     assert capsys.readouterr().err.startswith("DataError: ")
     (tmp_path / "file").write_text("")
     assert main([path, "--save_dir", str(tmp_path / "file" / "c")]) == 1
-    assert re.match(r"RunError: --save_dir \S+file/c: can't be written", capsys.readouterr().err)
+    assert re.match(r"RunError: --save_dir \S+file/c", capsys.readouterr().err)

@@ -1,14 +1,9 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from fake_data import image_path, label_path, make_cityscapes, write_image, write_label
 
 from paddleseg.datasets import Cityscapes, Dataset
 from tools.create_dataset_list import main
 
-ROOT = Path(__file__).resolve().parents[2]
 CITYSCAPES = ["--type", "cityscapes", "--separator", ","]
 
 
@@ -31,16 +26,6 @@ def test_cityscapes_lists_are_what_the_folders_hold(tmp_path, capsys):
     assert "test.txt: 1 images, 0 labels (images alone, for mode test)" in said
 
 
-def test_runs_as_a_script_from_anywhere(tmp_path):
-    root = make_cityscapes(tmp_path / "city scapes")
-    command = [sys.executable, str(ROOT / "tools/create_dataset_list.py"), str(root), *CITYSCAPES]
-    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
-    assert len((root / "train.txt").read_text().splitlines()) == 4
-    refused = subprocess.run([*command, "--folder", "a", "b"], cwd=tmp_path, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert refused.stderr == "ConfigError: --folder: only for --type custom; Cityscapes has its own names\n"
-
-
 def test_label_ids_stand_in(tmp_path, capsys):
     root = make_cityscapes(tmp_path, test=0)
     label_path(root, "val", "lindau", "000000_000019").unlink()
@@ -52,8 +37,9 @@ def test_label_ids_stand_in(tmp_path, capsys):
     assert (root / "val.txt").read_text().splitlines()[0].endswith("_gtFine_labelIds.png")
 
 
-def test_unpaired_files_are_named_and_nothing_is_written(tmp_path, capsys):
+def test_unpaired_files_are_named_and_old_lists_stay(tmp_path, capsys):
     root = make_cityscapes(tmp_path)
+    (root / "val.txt").write_text("old")
     label_path(root, "train", "aachen", "000000_000019").unlink()
     image_path(root, "val", "lindau", "000001_000019").unlink()
     assert main([str(root), *CITYSCAPES]) == 1
@@ -62,16 +48,7 @@ def test_unpaired_files_are_named_and_nothing_is_written(tmp_path, capsys):
         "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png has no label "
         "gtFine/train/aachen/aachen_000000_000019_gtFine_labelTrainIds.png",
         "gtFine/val/lindau/lindau_000001_000019_gtFine_labelTrainIds.png has no image"]
-    assert said[2].startswith("DataError: 2 files are unpaired") and len(said) == 3
-    assert f"python tools/convert_cityscapes.py --cityscapes_path {root}" in said[2]
-    assert names(root) == []
-
-
-def test_old_lists_stay_where_new_ones_fail(tmp_path):
-    root = make_cityscapes(tmp_path)
-    (root / "val.txt").write_text("old")
-    label_path(root, "train", "aachen", "000000_000019").unlink()
-    assert main([str(root), *CITYSCAPES]) == 1
+    assert said[2].startswith("DataError: 2 files") and "tools/convert_cityscapes.py" in said[2] and len(said) == 3
     assert names(root) == ["val.txt"] and (root / "val.txt").read_text() == "old"
 
 
@@ -119,76 +96,46 @@ def test_custom_defaults_and_one_folder_for_both(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_custom_split_that_needs_labels(custom, capsys, split):
-    for path in (custom / "masks" / split).rglob("*.png"):
+def test_custom_files_without_a_partner(custom, capsys, split):
+    write_label(custom / "masks/train/five_id.png")
+    for path in (custom / "masks" / split).glob("t*.png"):
         path.unlink()
     assert main([str(custom), *CUSTOM]) == 1
-    assert f"_rgb.png has no label masks/{split}/" in capsys.readouterr().err and names(custom) == []
+    said = capsys.readouterr().err
+    assert f"_rgb.png has no label masks/{split}/" in said and names(custom) == []
+    assert "masks/train/five_id.png has no image photos/train/five_rgb.png\n" in said
 
 
 def test_capitals_of_an_ending_do_not_count(tmp_path, capsys):
-    for folder, kind in (("images", "JPG"), ("images", "Jpg"), ("annotations", "PNG")):
-        name = "b" if kind == "Jpg" else "a"
-        (write_image if folder == "images" else write_label)(tmp_path / folder / "train" / f"{name}.{kind}")
-    write_label(tmp_path / "annotations/train/b.png")
+    for name in ("a.JPG", "b.Jpg"):
+        write_image(tmp_path / "images/train" / name)
+    for name in ("a.PNG", "b.png"):
+        write_label(tmp_path / "annotations/train" / name)
     assert main([str(tmp_path)]) == 0
-    listed = (tmp_path / "train.txt").read_text()
-    assert listed == ("images/train/a.JPG annotations/train/a.PNG\nimages/train/b.Jpg annotations/train/b.png\n")
+    assert (tmp_path / "train.txt").read_text() == ("images/train/a.JPG annotations/train/a.PNG\n"
+                                                    "images/train/b.Jpg annotations/train/b.png\n")
     write_image(tmp_path / "images/train/a.jpg")
-    capsys.readouterr()
     assert main([str(tmp_path)]) == 1
-    said = capsys.readouterr().err
-    assert "images/train/a.JPG and images/train/a.jpg differ by capitals alone; rename one\n" in said
-
-
-def test_endings_that_fit_nothing(tmp_path, capsys):
-    write_image(tmp_path / "images/train/a.png")
-    write_label(tmp_path / "annotations/train/a.png")
-    assert main([str(tmp_path)]) == 1
-    assert "if no names fit, say their endings, such as --format png png, or what stands" in capsys.readouterr().err
-    write_image(tmp_path / "images/train/b.jpg")
-    write_label(tmp_path / "annotations/train/b.png")
-    assert main([str(tmp_path)]) == 1
-    assert "--format" not in capsys.readouterr().err
-
-
-def test_custom_label_without_image(custom, capsys):
-    write_label(custom / "masks/train/five_id.png")
-    assert main([str(custom), *CUSTOM]) == 1
-    said = capsys.readouterr().err
-    assert "masks/train/five_id.png has no image photos/train/five_rgb.png\n" in said
-    assert "convert_cityscapes" not in said
+    assert "images/train/a.JPG and images/train/a.jpg" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags, code, expected", [
-    (["--separator", ""], 2, "ConfigError: --separator: give what stands between"),
-    (["--separator", "_"], 2, "ConfigError: --separator: photos/train/b/c/one_rgb.png holds '_' itself"),
-    (["--folder", "pictures", "masks"], 1, "pictures is not a folder; name it by --folder"),
-    (["--folder", "photos", "photos", "--postfix", "", ""], 2, "ConfigError: images and labels have the same"),
+    (["--separator", ""], 2, "--separator"), (["--separator", "_"], 2, "photos/train/b/c/one_rgb.png"),
+    (["--folder", "pictures", "masks"], 1, "pictures"), (["--folder", "photos", "photos", "--postfix", "", ""], 2, ""),
     (["--format", "jpg", "jpg"], 1, "holds no image of train, val, test"),
-])
+    (["--type", "cityscapes"], 2, "--folder")])
 def test_wrong_flags(custom, capsys, flags, code, expected):
     assert main([str(custom), *CUSTOM, *flags]) == code
     said = capsys.readouterr().err
-    assert expected in said and len(said.splitlines()) == 1
-    assert names(custom) == []
+    assert expected in said and len(said.splitlines()) == 1 and names(custom) == []
 
 
-@pytest.mark.parametrize("gone, expected", [
-    ("", "is not a folder; unpack leftImg8bit_trainvaltest.zip"),
-    ("leftImg8bit", "has no folder leftImg8bit"),
-    ("gtFine", "has no folder gtFine"),
-])
-def test_missing_folders(tmp_path, capsys, gone, expected):
+@pytest.mark.parametrize("gone", ["", "leftImg8bit", "gtFine"])
+def test_missing_folders(tmp_path, capsys, gone):
     root = make_cityscapes(tmp_path / "cityscapes")
     (root / gone).rename(tmp_path / "elsewhere")
     assert main([str(root), *CITYSCAPES]) == 1
-    assert expected in capsys.readouterr().err
-
-
-def test_debug_shows_the_traceback(tmp_path, capsys):
-    assert main([str(tmp_path / "absent"), *CITYSCAPES, "--debug"]) == 1
-    assert "Traceback" in capsys.readouterr().err
+    assert gone in capsys.readouterr().err
 
 
 def test_blanks_in_names_need_another_separator(custom, capsys):
@@ -234,31 +181,16 @@ def test_val_share_divides_images_without_folders_of_splits(flat):
     assert len(set(listed(flat)["val"]) & set(first["val"])) >= 4
 
 
-def test_val_share_finds_unpaired_files(flat, capsys):
+@pytest.mark.parametrize("flags, code, expected", [
+    ([], 1, "--val_share"), (["--val_share", "0.2"], 1, "images/1.jpg has no label annotations/1.png"),
+    (["--val_share", "0"], 2, "--val_share 0"), (["--val_share", "1.5"], 2, "--val_share 1.5"),
+    (["--val_share", "0.01"], 2, "of 30 images"),
+    (["--val_share", "0.2", "--second_folder", "train"], 2, "--second_folder"),
+    (["--val_share", "0.2", "--type", "cityscapes"], 2, "--val_share: only for --type custom")])
+def test_wrong_val_share(flat, flags, code, expected, capsys):
     (flat / "annotations/1.png").unlink()
-    assert main([str(flat), "--val_share", "0.2", "--separator", ","]) == 1
-    assert "images/1.jpg has no label annotations/1.png" in capsys.readouterr().err and names(flat) == []
-    for path in (flat / "annotations").iterdir():
-        path.unlink()
-    assert main([str(flat), "--val_share", "0.2", "--separator", ","]) == 1
-    assert "30 files are unpaired" in capsys.readouterr().err and names(flat) == []
-
-
-@pytest.mark.parametrize("flags, expected", [
-    (["--val_share", "0"], "--val_share 0 is not between 0 and 1"),
-    (["--val_share", "1.5"], "--val_share 1.5 is not between 0 and 1"),
-    (["--val_share", "0.01"], "--val_share 0.01 of 30 images leaves train or val empty"),
-    (["--val_share", "0.2", "--second_folder", "train"], "leave out --second_folder"),
-    (["--val_share", "0.2", "--type", "cityscapes"], "--val_share: only for --type custom"),
-])
-def test_wrong_val_share(flat, flags, expected, capsys):
-    assert main([str(flat), "--separator", ",", *flags]) == 2
+    assert main([str(flat), "--separator", ",", *flags]) == code
     assert expected in capsys.readouterr().err and names(flat) == []
-
-
-def test_val_share_and_folders_of_splits(flat, capsys):
-    assert main([str(flat), "--separator", ","]) == 1
-    assert "images in no folder of a split are divided by --val_share" in capsys.readouterr().err
     (flat / "images/val").mkdir()
     assert main([str(flat), "--separator", ",", "--val_share", "0.2"]) == 2
-    assert "images/val is a split already" in capsys.readouterr().err
+    assert "images/val" in capsys.readouterr().err
