@@ -44,7 +44,7 @@ def model_names(path: Path) -> set:
 
 
 def recipes(configs: Path) -> List[Path]:
-    """Those whose model is among the cases, on a ResNet or without a backbone."""
+    """List the recipes whose model is among the cases, on a ResNet or without a backbone."""
     from paddleseg.cvlibs import manager
     from paddleseg.models import backbones  # noqa: F401
 

@@ -12,11 +12,9 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from fake_data import write_image, write_label
 from fresh_plugins import build_dataset
-from paddleseg_models import plugin_files
+from paddleseg_models import plugin_files, run_command, write_dataset
 from PIL import Image
-from run_command import run_command
 
 from paddleseg import plugins
 from paddleseg.cvlibs import manager
@@ -63,23 +61,11 @@ def samples(dataset, seed):
     return found
 
 
-def write_vessels(root, count=4):
-    """A data set in the layout of CHASE_DB1, DRIVE, HRF and STARE."""
-    lines = []
-    for index in range(count):
-        write_image(root / f"{index}.png", index, SIZE)
-        write_label(root / f"{index}_label.png", (0, 1), SIZE)
-        lines.append(f"{index}.png {index}_label.png\n")
-    for name in ("train_list.txt", "val_list.txt"):
-        (root / name).write_text("".join(lines))
-    return str(root)
-
-
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms(transform_plugin, fresh_plugins, tmp_path, name):
     plugins.load_plugins([transform_plugin])
     arguments, size = TRANSFORMS[name]
-    lists = write_vessels(tmp_path)
+    lists = write_dataset(tmp_path, SIZE, (0, 1))
     section = {"type": "Dataset", "dataset_root": lists, "num_classes": 2, "train_path": f"{lists}/train_list.txt",
                "mode": "train", "transforms": [{"type": name, **arguments}]}
     dataset = build_dataset(section)
@@ -110,7 +96,7 @@ def test_data_sets(paddleseg_package, fresh_plugins, tmp_path, name):
     before = set(manager.DATASETS)
     plugins.load_plugins([str(paddleseg_package / "paddleseg" / "datasets" / f"{name}.py")])
     (kind,) = set(manager.DATASETS) - before
-    root = write_vessels(tmp_path)
+    root = write_dataset(tmp_path, SIZE, (0, 1))
     for mode in ("train", "val"):
         dataset = build_dataset({
             "type": kind, "dataset_root": root, "mode": mode, "transforms": [{"type": "Normalize"}]})
@@ -121,7 +107,7 @@ def test_data_sets(paddleseg_package, fresh_plugins, tmp_path, name):
 
 def test_a_run_of_paddlesegs_files_is_the_same_with_workers(paddleseg_package, transform_plugin, tmp_path):
     package = paddleseg_package / "paddleseg"
-    data = {"type": "CHASEDB1", "dataset_root": write_vessels(tmp_path / "data")}
+    data = {"type": "CHASEDB1", "dataset_root": write_dataset(tmp_path / "data", SIZE, (0, 1))}
     drawn = [{"type": name, **TRANSFORMS[name][0]} for name in ("RandomRotation", "RandomScaleAspect", "RandomNoise")]
     recipe = {"batch_size": 2, "iters": 3, "log_iters": 1, "model": {"type": "ENet"},
               "train_dataset": {**data, "transforms": [*drawn, {"type": "Resize", "target_size": [48, 32]},

@@ -4,14 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from paddleseg_models import CASES, OUT_OF_REACH, TAKEN, TOO_OLD
+from paddleseg_models import CASES, OUT_OF_REACH, TAKEN, TOO_OLD, run_command
 from paddleseg_recipes import CONFIGS
-from run_command import run_command
 
-from paddleseg import (
-    builder,  # noqa: F401  (builder registers what the project has)
-    plugins,  # noqa: F401  (builder registers what the project has)
-)
+from paddleseg import builder, plugins  # noqa: F401  (builder registers what the project has)
 from paddleseg.cvlibs.errors import ConfigError
 
 FOLDER = Path(__file__).parent
