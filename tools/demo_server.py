@@ -15,7 +15,6 @@ Programs may ask too; the answer is JSON:
 
 import argparse
 import base64
-import contextlib
 import io
 import signal
 import sys
@@ -32,7 +31,7 @@ from paddleseg.cvlibs.errors import ConfigError, ImageReadError, RunError, SegEr
 from paddleseg.utils.cli import add_debug_flag, add_plugins_flag, run_main
 
 MAX_REQUESTS = 32  # at the same time, each with a file in memory
-SEND_SEC = 120  # that a file may take to arrive
+SILENCE_SEC = 30  # after which a connection is given up
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -62,9 +61,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     if not 0 <= args.port <= 65535:
         parser.error("--port must be from 0 to 65535")
     return args
-
-
-# ---- models -------------------------------------------------------------------------------------------
 
 class TrainedModel:
     """A config with weights, called as deploy.infer.Predictor is.
@@ -117,9 +113,6 @@ def load_model(args: argparse.Namespace) -> Callable:
     except DeployError as error:
         raise RunError(f"{error}; a config needs --model_path") from error
 
-
-# ---- images -------------------------------------------------------------------------------------------
-
 def decode(data: bytes, max_pixels: float):
     """Decode an image file to uint8 (H, W, 3) RGB, turned as EXIF says; of too many pixels, only its header is read.
 
@@ -142,12 +135,12 @@ def decode(data: bytes, max_pixels: float):
             image = image_io.read_image(file.name)
         except ImageReadError as error:
             abort(415, str(error).replace(file.name, "The image") + ".")
-        if not image_io.has_exif_rotation(file.name):
-            return image
-        turned = Image.fromarray(image)
-        with Image.open(file.name) as picture:
-            turned.getexif().update(picture.getexif())
-        return np.array(ImageOps.exif_transpose(turned))
+        if image_io.has_exif_rotation(file.name):
+            turned = Image.fromarray(image)
+            with Image.open(file.name) as picture:
+                turned.getexif().update(picture.getexif())
+            image = np.array(ImageOps.exif_transpose(turned))
+        return image
 
 
 def shrink(image, max_pixels: float):
@@ -189,37 +182,12 @@ def segment(model: Callable, data: bytes, args: argparse.Namespace) -> Dict:
             "image_width": image.shape[1], "classes": classes, "seconds": time.perf_counter() - start,
             "mask": "data:image/png;base64," + base64.b64encode(mask.getvalue()).decode()}
 
-
-# ---- the server ---------------------------------------------------------------------------------------
-
 def import_flask():
     try:
         import flask
     except ImportError as error:
         raise RunError(f"the page needs Flask, which can't be imported ({error}): pip install flask") from error
     return flask
-
-
-def read_body(request, max_bytes: int) -> bytes:
-    """Receive a file, within SEND_SEC.
-
-    Raises:
-        HTTPException: it is empty, too large, cut off, or of an unstated length.
-    """
-    from werkzeug.exceptions import abort
-
-    length, data, deadline = request.content_length or 0, bytearray(), time.monotonic() + SEND_SEC
-    if length > max_bytes:
-        abort(413, f"The file is larger than {max_bytes / 2 ** 20:g} MiB; make it smaller.")
-    with contextlib.suppress(OSError):  # silence
-        while len(data) < length and time.monotonic() < deadline:
-            chunk = request.environ["wsgi.input"].read1(length - len(data))
-            if not chunk:
-                break
-            data += chunk
-    if len(data) < max(length, 1):
-        abort(400, "The file is empty, or arrived cut off or too slowly; send it again.")
-    return bytes(data)
 
 
 def make_app(model: Callable, args: argparse.Namespace, worker: ThreadPoolExecutor):
@@ -233,19 +201,19 @@ def make_app(model: Callable, args: argparse.Namespace, worker: ThreadPoolExecut
     from werkzeug.exceptions import HTTPException, abort
 
     app = flask.Flask("demo_server", static_folder=None, template_folder=str(Path(__file__).resolve().parent))
-    max_bytes, places = int(args.max_mib * 2 ** 20), threading.BoundedSemaphore(MAX_REQUESTS)
+    app.config["MAX_CONTENT_LENGTH"] = int(args.max_mib * 2 ** 20)
+    places = threading.BoundedSemaphore(MAX_REQUESTS)
 
     @app.get("/")
     def page():
-        return flask.render_template("demo_server.html", max_bytes=max_bytes, num_classes=len(model.class_names),
-                                     max_mib=args.max_mib)
+        return flask.render_template("demo_server.html", num_classes=len(model.class_names), max_mib=args.max_mib)
 
     @app.post("/segment")
     def answer():
         if not places.acquire(blocking=False):
             abort(503, "Too many images are waiting; try again in a minute.")
         try:
-            return worker.submit(segment, model, read_body(flask.request, max_bytes), args).result()
+            return worker.submit(segment, model, flask.request.get_data(), args).result()
         finally:
             places.release()
 
@@ -262,30 +230,13 @@ def make_app(model: Callable, args: argparse.Namespace, worker: ThreadPoolExecut
 
 
 def make_server(app, args: argparse.Namespace):
-    """Make a server that listens already, with a thread for each request.
+    """Make a server that listens already, with a thread for each request."""
+    from werkzeug import serving
 
-    Raises:
-        RunError: it can't listen there.
-    """
-    import socket
+    class Handler(serving.WSGIRequestHandler):
+        timeout = SILENCE_SEC
 
-    from werkzeug.serving import WSGIRequestHandler
-    from werkzeug.serving import make_server as make
-
-    class Handler(WSGIRequestHandler):
-        timeout = 60  # seconds without a byte
-
-    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-    try:
-        listening = socket.create_server((args.host, args.port), family=family)
-    except OSError as error:
-        raise RunError(f"--host {args.host} --port {args.port}: {error.strerror}; --port 0 takes a free one") from error
-    with listening:  # the server listens at a copy of it
-        return make(args.host, args.port, app, threaded=True, request_handler=Handler, fd=listening.fileno())
-
-
-def interrupt(number, frame) -> None:
-    raise KeyboardInterrupt
+    return serving.make_server(args.host, args.port, app, threaded=True, request_handler=Handler)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -295,7 +246,7 @@ def main(args: argparse.Namespace) -> int:
     logger.setup_logging(0)
     worker = ThreadPoolExecutor(1)
     model = worker.submit(load_model, args).result()
-    signal.signal(signal.SIGTERM, interrupt)  # Paddle's handler reports a crash
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Paddle's handler reports a crash
     server = make_server(make_app(model, args, worker), args)
     if args.host not in LOOPBACK:
         logger.warning(f"--host {args.host}: whoever reaches this address can use the page, without a password")

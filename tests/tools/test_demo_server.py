@@ -1,16 +1,12 @@
 import base64
-import contextlib
-import http.client
 import io
 import json
 import os
 import re
 import signal
-import socket
 import struct
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
 import zlib
@@ -20,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_weights import make_weights
-from PIL import Image, ImageFile
+from PIL import Image
 
 from tools import demo_server, export
 
@@ -54,24 +50,17 @@ def client(model):
     return client_of(model)
 
 
-def app_of(model, *flags):
-    return demo_server.make_app(model, demo_server.parse_args(["--config", "x", *flags]), ThreadPoolExecutor(1))
-
-
 def client_of(model, *flags):
-    return app_of(model, *flags).test_client()
+    args = demo_server.parse_args(["--config", "x", *flags])
+    return demo_server.make_app(model, args, ThreadPoolExecutor(1)).test_client()
 
 
-def picture(height=4, width=6, mode="RGB"):
-    """The left third is bright."""
+def encode(height=4, width=6, kind="PNG", mode="RGB", **options):
+    """An image file whose left third is bright."""
     pixels = np.zeros((height, width), np.uint8)
     pixels[:, :width // 3] = 200
-    return Image.fromarray(pixels).convert(mode, dither=Image.Dither.NONE)
-
-
-def encode(image, kind="PNG", **options):
     file = io.BytesIO()
-    image.save(file, kind, **options)
+    Image.fromarray(pixels).convert(mode, dither=Image.Dither.NONE).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -89,7 +78,7 @@ def refusal(response):
 @pytest.mark.parametrize("kind, mode", [("PNG", "RGB"), ("PNG", "L"), ("PNG", "RGBA"), ("JPEG", "RGB"), ("BMP", "RGB"),
                                         ("WEBP", "RGB")])
 def test_classes_and_mask(client, kind, mode):
-    answer = ask(client, encode(picture(48, 96, mode), kind)).get_json()
+    answer = ask(client, encode(48, 96, kind, mode)).get_json()
     assert [(item["name"], item["color"]) for item in answer["classes"]] == [("dark <b>", "#000000"),
                                                                              ("bright", "#fa8001")]
     assert [item["share"] for item in answer["classes"]] == pytest.approx([2 / 3, 1 / 3], abs=0.01)
@@ -101,14 +90,14 @@ def test_classes_and_mask(client, kind, mode):
 def test_a_photo_is_turned_as_exif_says(client, model):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
-    answer = ask(client, encode(picture(30, 60), "JPEG", exif=exif)).get_json()
+    answer = ask(client, encode(30, 60, "JPEG", exif=exif)).get_json()
     assert (answer["image_height"], answer["image_width"]) == model.seen[0].shape[:2] == (60, 30)
     assert model.seen[0][5].mean() > 150 > 50 > model.seen[0][-5].mean()  # what was left is above
 
 
 @pytest.mark.parametrize("height, width, limit", [(40, 120, 1000), (1, 9000, 1000), (30, 40, 10000)])
 def test_a_large_image_is_shrunk_and_that_is_said(model, height, width, limit):
-    answer = ask(client_of(model, "--model_megapixels", str(limit / 1e6)), encode(picture(height, width))).get_json()
+    answer = ask(client_of(model, "--model_megapixels", str(limit / 1e6)), encode(height, width)).get_json()
     assert (answer["image_height"], answer["image_width"]) == (height, width)
     assert (answer["height"], answer["width"]) == model.seen[0].shape[:2]
     assert 0 < answer["height"] * answer["width"] <= limit
@@ -125,17 +114,12 @@ def png_of_size(width, height):
 
 
 @pytest.mark.parametrize("data, status", [
-    (b"", 400), (b"#!/bin/sh\necho hello\n", 415), (b"<svg xmlns='x'/>", 415), (encode(picture(64, 64))[:-30], 415),
-    (encode(picture(64, 64), "JPEG")[:400], 415), (png_of_size(9000, 9000), 413), (encode(picture(64, 64))[:20], 415)],
+    (b"", 415), (b"<svg xmlns='x'/>", 415), (encode(64, 64)[:-30], 415), (encode(64, 64, "JPEG")[:400], 415),
+    (encode(64, 64)[:20], 415), (png_of_size(9000, 9000), 413), (bytes(21 << 20), 413)],
     ids=lambda value: str(value)[:30])
 def test_no_image_or_a_bad_one(client, model, data, status):
+    """Of too many pixels is one of which only the header is there to be read."""
     assert refusal(ask(client, data))[0] == status and not model.seen
-
-
-def test_a_bomb_is_refused_before_it_is_decoded(client, monkeypatch):
-    bomb = encode(Image.new("1", (7200, 7200)))
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
-    assert refusal(ask(client, bomb))[0] == 413
 
 
 def test_what_the_model_refuses_and_what_it_breaks_at(model):
@@ -149,7 +133,7 @@ def test_what_the_model_refuses_and_what_it_breaks_at(model):
 
     for function, status, word in ((refuse, 422, "exported for inputs"), (fail, 500, "terminal")):
         function.palette, function.class_names = model.palette, model.class_names
-        found, sentence = refusal(ask(client_of(function), encode(picture())))
+        found, sentence = refusal(ask(client_of(function), encode()))
         assert found == status and word in sentence and "someone" not in sentence
 
 
@@ -159,32 +143,19 @@ def test_the_page_needs_no_network(client):
     assert "It knows 3 classes" in text and "{{" not in text
 
 
-# ---- over HTTP ----------------------------------------------------------------------------------------
-
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return make_weights(tmp_path_factory.mktemp("weights"), QUICK)
-
-
-def serve(*flags, cwd=ROOT, **options):
-    return subprocess.Popen([sys.executable, str(ROOT / "tools/demo_server.py"), *map(str, flags)], cwd=cwd, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
-
-
-@pytest.fixture(scope="module")
-def address(weights, tmp_path_factory):
+def address(tmp_path_factory):
     """A running server's address, and the folder that it could leave files in."""
-    folder = tmp_path_factory.mktemp("cwd")
-    process = serve("--config", ROOT / QUICK, "--model_path", weights, "--port", "0", "--threads", "1", cwd=folder,
-                    env={**os.environ, "TMPDIR": str(folder)})
+    weights, folder = make_weights(tmp_path_factory.mktemp("weights"), QUICK), tmp_path_factory.mktemp("cwd")
+    command = [sys.executable, ROOT / "tools/demo_server.py", "--config", ROOT / QUICK, "--model_path", weights,
+               "--port", "0", "--threads", "1"]
+    process = subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               env={**os.environ, "TMPDIR": str(folder)})
     lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line.startswith("open http"):
-            break
-    else:
-        pytest.fail("".join(lines))
-    yield re.search(r"http://127\.0\.0\.1:\d+", line).group(), folder
+    while not lines or not lines[-1].startswith("open http"):
+        lines.append(process.stdout.readline())
+        assert lines[-1], "".join(lines)
+    yield re.search(r"http://127\.0\.0\.1:\d+", lines[-1]).group(), folder
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate(timeout=30)
     assert process.returncode == 0 and "Traceback" not in rest
@@ -201,22 +172,13 @@ def post(address, data):
 
 def test_over_http(address):
     url, folder = address
-    status, answer = post(url, encode(picture(64, 96)))
+    status, answer = post(url, encode(64, 96))
     assert status == 200 and sum(item["share"] for item in answer["classes"]) == pytest.approx(1)
     assert post(url, b"no image")[0] == 415
     assert post(url, bytes(21 << 20))[0] == 413  # and not a connection that breaks off
     with urllib.request.urlopen(url, timeout=60) as response:
         assert "What the network sees" in response.read().decode()
     assert list(folder.iterdir()) == []
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
-    connection.request("GET", "/../../../etc/passwd")
-    assert connection.getresponse().status == 404
-
-
-def test_a_port_that_is_taken(address):
-    port = address[0].rpartition(":")[2]
-    with pytest.raises(demo_server.RunError, match=f"--port {port}.*--port 0"):
-        demo_server.make_server(None, demo_server.parse_args(["--config", "x", "--port", port]))
 
 
 def test_a_config_and_its_export_label_the_same(tmp_path, monkeypatch):
@@ -242,41 +204,3 @@ def test_a_server_that_cannot_start_says_why(flags, said, capsys):
     args = demo_server.parse_args([*flags, "--port", "0"])
     assert demo_server.run_main(demo_server.main, args) in (1, 2)
     assert said in capsys.readouterr().err
-
-
-@contextlib.contextmanager
-def served(app, *flags):
-    """Yield the port of a server of an app."""
-    server = demo_server.make_server(app, demo_server.parse_args(["--config", "x", "--port", "0", *flags]))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.port
-    finally:
-        server.shutdown()
-        thread.join()
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
-def test_listens_where_it_is_told(model, host):
-    try:
-        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError:
-        pytest.skip(f"this machine has no {host}")
-    with served(app_of(model), "--host", host) as port:
-        assert post(f"http://{f'[{host}]' if ':' in host else host}:{port}", encode(picture()))[0] == 200
-
-
-def test_slow_senders_keep_nobody_waiting_and_are_cut_off(model, monkeypatch):
-    monkeypatch.setattr(demo_server, "SEND_SEC", 1)
-    started = b"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nsome"
-    with served(app_of(model)) as port:
-        slow = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(8)]
-        for connection in slow:
-            connection.sendall(started)
-        assert post(f"http://127.0.0.1:{port}", encode(picture()))[0] == 200
-        threading.Event().wait(1.1)
-        for connection in slow:
-            connection.sendall(b"x")
-            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 400")
-            connection.close()
