@@ -31,16 +31,10 @@ _NORMS = (nn.BatchNorm2D, nn.SyncBatchNorm, nn.BatchNorm)
 
 
 class Comparison(NamedTuple):
-    """A graph against its model on images of one size.
+    """A graph against its model on images of one size; seconds are medians of several runs."""
 
-    Attributes:
-        shape: (N, 3, H, W).
-        differing: the share of labels that differ.
-        eager_sec, graph_sec: medians of several runs.
-    """
-
-    shape: Tuple[int, ...]
-    differing: float
+    shape: Tuple[int, ...]  # (N, 3, H, W)
+    differing: float  # the share of labels
     eager_sec: float
     graph_sec: float
 

@@ -84,19 +84,6 @@ def check_transforms(config, output: str) -> None:
         logger.warning("the graph sees an image whole and once: windows, scales and flips of test_config aren't in it")
 
 
-def write_graph(folded, folder: str, args: argparse.Namespace) -> Dict[str, str]:
-    """Write the graph's files; returns their names by their keys in deploy.yaml."""
-    from deploy.export_graph import convert_to_onnx, save_graph
-
-    shape = [None if side == -1 else side for side in args.input_shape]
-    graph = save_graph(folded, os.path.join(folder, "model"), args.output, shape,
-                       wide_resize=args.format == "paddle")  # which ONNX Runtime has no kernel for
-    if args.format == "onnx":
-        convert_to_onnx(graph, os.path.join(folder, "model.onnx"))
-        return {"model": "model.onnx"}
-    return {"model": os.path.basename(graph), "params": "model.pdiparams"}
-
-
 def describe(config, files: Dict[str, str], folder: str, args: argparse.Namespace) -> Dict:
     """Make the `Deploy` section; keys that PaddleSeg's has are named and meant as there."""
     import paddle
@@ -160,21 +147,12 @@ def print_comparisons(comparisons: Sequence, backend: str) -> None:
     print(table)
 
 
-def write_description(folder: str, section: Dict) -> None:
-    import yaml
-
-    from paddleseg.utils.files import atomic_path
-
-    with atomic_path(os.path.join(folder, DESCRIPTION)) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write("# Written by tools/export.py; deploy/infer.py reads it.\n")
-        yaml.safe_dump({"Deploy": section}, file, sort_keys=False, allow_unicode=True, default_flow_style=None,
-                       width=120)
-
-
 def main(args: argparse.Namespace) -> int:
     check_paths(args)
 
-    from deploy.export_graph import folded, import_paddle2onnx
+    import yaml
+
+    from deploy.export_graph import convert_to_onnx, folded, import_paddle2onnx, save_graph
     from paddleseg import builder
     from paddleseg.utils import device, logger
     from paddleseg.utils.files import atomic_directory
@@ -190,9 +168,19 @@ def main(args: argparse.Namespace) -> int:
     model = builder.build_trained_model(config, args.model_path)
     model.eval()
     with atomic_directory(os.path.normpath(args.save_dir)) as folder:
-        section = describe(config, write_graph(folded(model), folder, args), folder, args)
+        shape = [None if side == -1 else side for side in args.input_shape]
+        graph = save_graph(folded(model), os.path.join(folder, "model"), args.output, shape,
+                           wide_resize=args.format == "paddle")  # which ONNX Runtime has no kernel for
+        files = {"model": os.path.basename(graph), "params": "model.pdiparams"}
+        if args.format == "onnx":
+            convert_to_onnx(graph, os.path.join(folder, "model.onnx"))
+            files = {"model": "model.onnx"}
+        section = describe(config, files, folder, args)
         comparisons, backend = check_graph(model, folder, section, args)
-        write_description(folder, section)
+        with open(os.path.join(folder, DESCRIPTION), "w", encoding="utf-8") as file:
+            file.write("# Written by tools/export.py; deploy/infer.py reads it.\n")
+            yaml.safe_dump({"Deploy": section}, file, sort_keys=False, allow_unicode=True, default_flow_style=None,
+                           width=120)
     print_comparisons(comparisons, backend)
     logger.info(f"the exported model is in {args.save_dir}; run it with: python deploy/infer.py --config "
                 f"{os.path.join(args.save_dir, DESCRIPTION)} --image_path IMAGE")

@@ -15,7 +15,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,18 +27,6 @@ MIB = 2 ** 20
 MEASURED_SIZES = ((64, 128), (128, 256))
 MEASURED_IMAGES = 2
 BATCH, LOSS = "the batch", "loss"
-
-
-class Cost(NamedTuple):
-    """Counts of one forward pass, by stage in the order in which they run.
-
-    Attributes:
-        flops: two for each multiply-add.
-        kept_bytes: memory that is still in use after the pass, for the backward pass.
-    """
-
-    flops: Dict[str, float]
-    kept_bytes: Dict[str, float]
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -61,42 +49,39 @@ def stage_of(name: str) -> str:
     return "backbone stem" if name.startswith("backbone") else name.partition(".")[0] or "between layers"
 
 
-# ---- measuring ----------------------------------------------------------------------------------------
+class Cost:
+    """Counts of one forward pass, by stage in the order in which they run.
 
-class Meter:
-    """Attributes FLOPs and allocated memory to the stage that is running."""
+    Attributes:
+        flops: two for each multiply-add.
+        kept_bytes: memory that is still in use after the pass, for the backward pass.
+    """
 
     def __init__(self):
         self.flops: Counter = Counter()
         self.kept_bytes: Counter = Counter()
-        self.stages: List[str] = []
+        self._stages: List[str] = []
         self._before = allocated_bytes()
 
-    def settle(self) -> None:
-        """Give the memory that was allocated since the last call to the current stage."""
-        now = allocated_bytes()
-        if self.stages:
-            self.kept_bytes[self.stages[-1]] += now - self._before
-        self._before = now
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.enter(name)
-        yield
-        self.leave()
-
-    def enter(self, name: str) -> None:
-        self.settle()
-        self.stages.append(name)
-        self.flops.setdefault(name, 0)
-        self.kept_bytes.setdefault(name, 0)
+    def enter(self, stage: str) -> None:
+        self._settle()
+        self._stages.append(stage)
+        self.flops[stage] += 0
+        self.kept_bytes[stage] += 0
 
     def leave(self) -> None:
-        self.settle()
-        self.stages.pop()
+        self._settle()
+        self._stages.pop()
+
+    def _settle(self) -> None:
+        """Give the memory that was allocated since the last call to the current stage."""
+        now = allocated_bytes()
+        if self._stages:
+            self.kept_bytes[self._stages[-1]] += now - self._before
+        self._before = now
 
     def count(self, outputs, summands: int) -> None:
-        self.flops[self.stages[-1]] += 2 * outputs.size * summands
+        self.flops[self._stages[-1]] += 2 * outputs.size * summands
 
 
 def allocated_bytes() -> int:
@@ -106,34 +91,34 @@ def allocated_bytes() -> int:
 
 
 @contextlib.contextmanager
-def attached(meter: Meter, model) -> Iterator[None]:
-    """Inside, a model reports its stages, convolutions and matrix products to a meter."""
+def counted(model, cost: Cost) -> Iterator[None]:
+    """Inside, the stages, convolutions and matrix products of a model are counted."""
     import paddle
     import paddle.nn as nn
 
     def count_layer(layer, inputs, outputs) -> None:
         if isinstance(layer, nn.Linear):
-            meter.count(outputs, layer.weight.shape[0])
+            cost.count(outputs, layer.weight.shape[0])
         elif isinstance(layer, nn.Conv2DTranspose):
-            meter.count(inputs[0], layer.weight[0].size)
+            cost.count(inputs[0], layer.weight[0].size)
         else:
-            meter.count(outputs, layer.weight[0].size)
+            cost.count(outputs, layer.weight[0].size)
 
     def counting(product: Callable) -> Callable:
         def multiply(x, y, *args, **kwargs):
             out = product(x, y, *args, **kwargs)
             transposed = args[0] if args else kwargs.get("transpose_x", False)
-            meter.count(out, x.shape[-2 if transposed and x.ndim > 1 else -1])
+            cost.count(out, x.shape[-2 if transposed and x.ndim > 1 else -1])
             return out
         return multiply
 
     hooks, plain = [], {name: getattr(paddle, name) for name in ("matmul", "bmm")}
     for name, layer in model.named_sublayers(include_self=True):
         stage = stage_of(name)
-        hooks.append(layer.register_forward_pre_hook(lambda layer, inputs, stage=stage: meter.enter(stage)))
+        hooks.append(layer.register_forward_pre_hook(lambda layer, inputs, stage=stage: cost.enter(stage)))
         if isinstance(layer, (nn.Conv2D, nn.Conv2DTranspose, nn.Linear)):
             hooks.append(layer.register_forward_post_hook(count_layer))
-        hooks.append(layer.register_forward_post_hook(lambda layer, inputs, outputs: meter.leave()))
+        hooks.append(layer.register_forward_post_hook(lambda layer, inputs, outputs: cost.leave()))
     for name, product in plain.items():
         setattr(paddle, name, counting(product))
     try:
@@ -160,46 +145,35 @@ def forward_cost(model, shape: Sequence[int]) -> Cost:
             return F.cross_entropy(logit, label, axis=1)
         return F.binary_cross_entropy_with_logits(logit, paddle.zeros_like(logit))
 
-    meter = Meter()
-    with meter.stage(BATCH):
-        image, label = paddle.randn(shape), paddle.zeros([shape[0], *shape[2:]], "int64")
-    with attached(meter, model):
+    cost = Cost()
+    cost.enter(BATCH)
+    image, label = paddle.randn(shape), paddle.zeros([shape[0], *shape[2:]], "int64")
+    cost.leave()
+    with counted(model, cost):
         logits = model(image)
-    with meter.stage(LOSS):
-        loss = sum(map(loss_of, logits))  # held here, as the training loop holds it with the logits
+    cost.enter(LOSS)
+    loss = sum(map(loss_of, logits))  # held here, as the training loop holds it with the logits
+    cost.leave()
     del loss, logits
-    return Cost(dict(meter.flops), dict(meter.kept_bytes))
+    return cost
 
 
-def extended(small: Cost, large: Cost, shape: Sequence[int]) -> Cost:
-    """The cost at a shape, from those at the two MEASURED_SIZES: in proportion to N, and linear in H * W."""
-    (low, high), pixels = (height * width for height, width in MEASURED_SIZES), shape[2] * shape[3]
-
-    def extend(below: Dict[str, float], above: Dict[str, float]) -> Dict[str, float]:
-        return {stage: shape[0] / MEASURED_IMAGES * (
-            below[stage] + (above[stage] - below[stage]) * (pixels - low) / (high - low)) for stage in below}
-
-    return Cost(extend(small.flops, large.flops), extend(small.kept_bytes, large.kept_bytes))
+def extended(small: Counter, large: Counter, shape: Sequence[int]) -> Dict[str, float]:
+    """Counts at a shape, from those at the two MEASURED_SIZES: in proportion to N, and linear in H * W."""
+    low, high = (height * width for height, width in MEASURED_SIZES)
+    part = (shape[2] * shape[3] - low) / (high - low)
+    return {stage: shape[0] / MEASURED_IMAGES * (count + part * (large[stage] - count))
+            for stage, count in small.items()}
 
 
-# ---- the command --------------------------------------------------------------------------------------
-
-def trained_parameters(model) -> Dict[str, int]:
-    """Name -> size of the parameters that are not frozen."""
-    return {name: value.size for name, value in model.named_parameters() if not value.stop_gradient}
-
-
-def stage_table(cost: Cost, parameters: Dict[str, int]) -> str:
+def stage_table(flops: Dict[str, float], kept_bytes: Dict[str, float], sizes: Dict[str, int]) -> str:
     """A row for each stage, in the order in which they run, and the sums."""
     from prettytable import PrettyTable
 
-    sizes = Counter()
-    for name, size in parameters.items():
-        sizes[stage_of(name)] += size
     table = PrettyTable(["stage", "parameters", "GFLOP forward", "MiB kept for backward"])
     table.align, table.align["stage"] = "r", "l"
-    stages = sorted({**cost.flops, **sizes}, key=lambda stage: (stage == LOSS) + 2 * (stage == BATCH))
-    rows = [(stage, sizes[stage], cost.flops.get(stage, 0) / 1e9, cost.kept_bytes.get(stage, 0) / MIB)
+    stages = sorted({**flops, **sizes}, key=lambda stage: (stage == LOSS) + 2 * (stage == BATCH))
+    rows = [(stage, sizes.get(stage, 0), flops.get(stage, 0) / 1e9, kept_bytes.get(stage, 0) / MIB)
             for stage in stages]
     rows = [row for row in rows if any(row[1:])]
     rows.append(("total", *(sum(column) for column in list(zip(*rows))[1:])))
@@ -224,14 +198,17 @@ def report(args: argparse.Namespace) -> int:
     paddle.set_device("cpu")
     model = builder.build_model(config, pretrained=False)
     model.train()
-    measured = [forward_cost(model, [MEASURED_IMAGES, channels, *size]) for size in MEASURED_SIZES]
-    cost, parameters = extended(*measured, shape), trained_parameters(model)
+    small, large = (forward_cost(model, [MEASURED_IMAGES, channels, *size]) for size in MEASURED_SIZES)
+    flops, kept_bytes = extended(small.flops, large.flops, shape), extended(small.kept_bytes, large.kept_bytes, shape)
+    sizes = Counter()  # of the parameters that aren't frozen
+    for name, value in model.named_parameters():
+        sizes[stage_of(name)] += 0 if value.stop_gradient else value.size
     print(f"{args.config}, {' x '.join(map(str, shape))}, float32")
-    print(stage_table(cost, parameters))
-    weights = 4 * 3 * sum(parameters.values()) / MIB
-    memory = sum(cost.kept_bytes.values()) / MIB + weights
-    print(f"a training step: about {3 * sum(cost.flops.values()) / 1e9:.1f} GFLOP and {memory:.1f} MiB, of which "
-          f"parameters, their gradients and momentum are {weights:.1f} MiB")
+    print(stage_table(flops, kept_bytes, sizes))
+    weights = 4 * 3 * sum(sizes.values()) / MIB
+    print(f"a training step: about {3 * sum(flops.values()) / 1e9:.1f} GFLOP and "
+          f"{sum(kept_bytes.values()) / MIB + weights:.1f} MiB, of which parameters, their gradients and momentum are "
+          f"{weights:.1f} MiB")
     return 0
 
 
