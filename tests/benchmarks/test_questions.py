@@ -24,16 +24,6 @@ def test_lean_is_the_layer(float64):
         np.testing.assert_allclose(mine, lean, rtol=1e-10, atol=1e-12)
 
 
-def test_growth_of_encoding():
-    def rows(size, **figures):
-        case = Case(encoding.case_name(*size), tuple(figures), encoding.UNITS, 1)
-        return summary(case, {side: [dict(zip(encoding.UNITS, values))] for side, values in figures.items()})
-
-    pixels = rows(encoding.PIXELS[0], ours=(1, 2)) + rows(encoding.HEADLINE, ours=(16, 30))
-    assert encoding.growth(pixels)[0]["rows"] == [["16 times the pixels", encoding.OURS, 16, 15]]
-    assert encoding.growth(pixels[:2]) == []
-
-
 def test_efficiency_of_scaling(tmp_path):
     case = Case("network", (scaling.TWO, scaling.ONE, scaling.ONE_ON_TWO), {"time per image": "s"}, 2)
     times = {scaling.TWO: (1.0, 1.0), scaling.ONE: (1.8, 1.6), scaling.ONE_ON_TWO: (1.2, 1.2)}
