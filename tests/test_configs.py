@@ -44,6 +44,9 @@ def test_says_what_it_is_how_to_run_it_and_which_score_it_aims_at(path):
         header = (ROOT / path).read_text().partition("train.py")[0]
         assert re.search(r"\d\d\.\d+ mIoU", header)
         assert re.search(r"\bconfigs/\w+/\w+\.(yaml|md)\b|segmentation\.rst|EncNet-Paddle", header)
+    backbone = load_config(str(ROOT / path))["model"]["backbone"]
+    depth = re.match(r"ResNet(\d+)", backbone["type"]).group(1)
+    assert not backbone.get("pretrained") or re.match(rf"https://.*resnet{depth}_v", backbone["pretrained"])
 
 
 @pytest.mark.parametrize("path, last_rate", [(MMSEG, 1e-4), (ENCNET_PADDLE, 1.0038e-4), (PADDLESEG, 3.866e-7)])
@@ -116,20 +119,10 @@ def test_configs_read_their_data_sets(name, path, tmp_path):
     long, short = config["val_dataset"]["transforms"][0]["scale"]
     height = min(short, long * SIZE[0] // SIZE[1])
     assert sample["img"].shape == (3, height, height * SIZE[1] // SIZE[0]) and sample["label"].shape == SIZE
-
-
-def test_paddlesegs_mode_trainaug_trains_with_aug(tmp_path):
-    layout = LAYOUTS["PascalVOC"]
-    config = load("configs/encnet/encnet_r50_d8_512x512_20k_voc12aug.yml", "train_dataset.mode=trainaug",
-                  "train_dataset.aug=False", f"train_dataset.dataset_root={layout.make(tmp_path)}")
-    assert len(builder.build_dataset(config, "train_dataset")) == len(TRAIN) + len(AUG)
-
-
-@pytest.mark.parametrize("path", [path for path in CONFIGS if "encnet_r" in path])
-def test_pretrained_names_weights_that_fit_the_backbone(path):
-    backbone = load_config(str(ROOT / path))["model"]["backbone"]
-    depth = re.match(r"ResNet(\d+)", backbone["type"]).group(1)
-    assert not backbone.get("pretrained") or re.match(rf"https://.*resnet{depth}_v", backbone["pretrained"])
+    if name == "PascalVOC":  # PaddleSeg's trainaug
+        opts = ["train_dataset.mode=trainaug", "train_dataset.aug=False", f"train_dataset.dataset_root={root}"]
+        config = load(path, *opts)
+        assert len(builder.build_dataset(config, "train_dataset")) == len(TRAIN) + len(AUG)
 
 
 # ---- what the builder checks beyond single components -----------------------------------------------
@@ -146,6 +139,8 @@ def test_pretrained_names_weights_that_fit_the_backbone(path):
     (["lr_scheduler.iters=5"], "lr_scheduler.iters is not an argument of PolynomialDecay"),
     (["test_config.crop=1"], "test_config.crop is not an argument"),
     (["batch_size=two"], "batch_size .* must be a whole number, not 'two'"),
+    (["val_dataset.mode=train"], "--opts: val_dataset.mode is train, which is for training"),
+    (["train_dataset.mode=val"], "--opts: train_dataset.mode is val, which is for evaluation"),
     (["loss.types.2.type=SELos"], r"loss.types.2.type: SELos .*did you mean SELoss\?"),
 ])
 def test_errors_are_found_before_anything_is_built(opts, message):
@@ -163,12 +158,18 @@ def test_a_missing_section_is_named_where_it_is_needed():
             builder.resolve(config, builder.INFERENCE)
 
 
-def test_the_data_set_tells_model_and_losses_what_they_leave_out():
-    config = load_config(str(ROOT / MMSEG), OFFLINE)
-    del config.tree["model"]["num_classes"]
+def test_the_data_set_tells_what_model_losses_and_transforms_leave_out():
+    opts = ["train_dataset.type=Dataset", "train_dataset.num_classes=19", "train_dataset.ignore_index=254",
+            "train_dataset.train_path=x"]
+    config = load_config(str(ROOT / ENCNET_PADDLE), [*OFFLINE, *opts])
+    config.tree["model"].pop("num_classes", None)
+    del config.tree["val_dataset"]["mode"], config.tree["train_dataset"]["mode"]
     config = builder.resolve(config)
-    assert config["model"]["num_classes"] == 19 and config.origin("model.num_classes") == "train_dataset Cityscapes"
-    assert all(loss["ignore_index"] == 255 for loss in config["loss"]["types"])
+    assert config["model"]["num_classes"] == 19 and config.origin("model.num_classes") == "train_dataset Dataset"
+    assert (config["train_dataset"]["mode"], config["val_dataset"]["mode"]) == ("train", "val")
+    crop = next(item for item in config["train_dataset"]["transforms"] if item["type"] == "RandomPaddingCrop")
+    assert crop["label_padding_value"] == crop["ignore_index"] == 254
+    assert {loss["ignore_index"] for loss in config["loss"]["types"]} == {254}
 
 
 def test_colors_are_the_data_sets_or_the_given_ones():
@@ -184,25 +185,6 @@ def test_losses_must_be_as_many_as_the_outputs():
     config = load(MMSEG, "model.backbone.base_channels=8", "model.mid_channels=8", "model.use_se_loss=False")
     with pytest.raises(ConfigError, match="loss.coef has 3 values, but the outputs of EncNet are seg, aux;"):
         builder.build_criteria(config, builder.build_model(config))
-
-
-def test_each_data_set_is_read_in_the_mode_of_its_name():
-    config = load_config(str(ROOT / MMSEG), OFFLINE)
-    del config.tree["val_dataset"]["mode"], config.tree["train_dataset"]["mode"]
-    config = builder.resolve(config)
-    assert (config["train_dataset"]["mode"], config["val_dataset"]["mode"]) == ("train", "val")
-    with pytest.raises(ConfigError, match="--opts: val_dataset.mode is train, which is for training"):
-        load(MMSEG, "val_dataset.mode=train")
-    with pytest.raises(ConfigError, match="--opts: train_dataset.mode is val, which is for evaluation"):
-        load(MMSEG, "train_dataset.mode=val")
-
-
-def test_the_ignored_value_reaches_losses_and_transforms():
-    config = load(ENCNET_PADDLE, "train_dataset.type=Dataset", "train_dataset.num_classes=19",
-                  "train_dataset.ignore_index=254", "train_dataset.train_path=x")
-    crop = next(item for item in config["train_dataset"]["transforms"] if item["type"] == "RandomPaddingCrop")
-    assert crop["label_padding_value"] == crop["ignore_index"] == 254
-    assert {loss["ignore_index"] for loss in config["loss"]["types"]} == {254}
 
 
 @pytest.mark.parametrize("option", ["model.num_codes=0", "model.backbone_indices=[7]", "model.mid_channels=-1",

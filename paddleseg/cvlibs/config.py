@@ -112,19 +112,19 @@ class Config:
         for depth, part in enumerate(parts, 1):
             here = ".".join(parts[:depth])
             if isinstance(node, list):
-                if not re.fullmatch("[0-9]{1,6}", part) or int(part) >= len(node):
+                if part not in map(str, range(len(node))):
                     raise ConfigError(f"{origin}: {here} is not an item of that list; it has items 0 to "
                                       f"{len(node) - 1}")
                 part = int(part)
+            elif node.get(part) is None:
+                node[part] = {}
             if depth == len(parts):
                 node[part] = annotate(value, origin)
-                return
-            child = node[part] if isinstance(node, list) else node.setdefault(part, {})
-            if isinstance(child, Leaf) and child.value in (None, {}):
-                child = node[part] = {}
-            if isinstance(child, Leaf):
-                raise ConfigError(f"{origin}: {here} is the value {_shown(child.value)}, it has no keys below it")
-            node = child
+            elif isinstance(node[part], Leaf) and node[part].value in (None, {}):
+                node[part] = {}
+            elif isinstance(node[part], Leaf):
+                raise ConfigError(f"{origin}: {here} is the value {_shown(node[part].value)}, it has no keys below it")
+            node = node[part]
 
     def dump(self) -> str:
         """The config as YAML, each value's origin in a comment behind it."""

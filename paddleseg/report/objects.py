@@ -4,18 +4,14 @@ An object is a connected component, over 8 neighbours, of the pixels of a class.
 classes, B bins of size.
 """
 
-from typing import List, Tuple
+from typing import Tuple
 
 import cv2
 import numpy as np
 
 EDGES_PX = (8, 16, 32, 64, 128, 256)  # between bins: sides of the squares that have an object's area
-
-
-def bin_names() -> List[str]:
-    """Name each bin, such as "8-16 px"."""
-    inner = [f"{low}-{high} px" for low, high in zip(EDGES_PX, EDGES_PX[1:])]
-    return [f"below {EDGES_PX[0]} px", *inner, f"{EDGES_PX[-1]} px and more"]
+BIN_NAMES = (f"below {EDGES_PX[0]} px", *(f"{low}-{high} px" for low, high in zip(EDGES_PX, EDGES_PX[1:])),
+             f"{EDGES_PX[-1]} px and more")
 
 
 class ObjectSizes:

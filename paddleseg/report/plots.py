@@ -9,7 +9,7 @@ from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from paddleseg.core.metrics import Scores
-from paddleseg.report.objects import ObjectSizes, bin_names
+from paddleseg.report.objects import BIN_NAMES, ObjectSizes
 from paddleseg.utils.files import atomic_path
 
 ADVICE = "no plots, as matplotlib can't be imported; `pip install matplotlib` brings it"
@@ -54,7 +54,7 @@ def report_plots(scores: Scores, class_names: Sequence[str], sizes: ObjectSizes)
         axes.figure.colorbar(image, label="share of the true class", shrink=0.8)
 
     def draw_sizes(axes) -> None:
-        _bars(axes.bar, bin_names(), sizes.mean_iou)
+        _bars(axes.bar, BIN_NAMES, sizes.mean_iou)
         axes.set(ylim=(0, 1), ylabel="IoU, mean over classes", xlabel="size of the object: square root of its area")
         axes.tick_params(axis="x", rotation=25)
 

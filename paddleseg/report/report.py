@@ -14,7 +14,7 @@ from paddleseg.core.val import SCORE_COLUMNS, class_rows, headline
 from paddleseg.cvlibs.errors import RunError
 from paddleseg.report import page, pictures, plots
 from paddleseg.report.collector import Collector
-from paddleseg.report.objects import ObjectSizes, bin_names
+from paddleseg.report.objects import BIN_NAMES, ObjectSizes
 from paddleseg.utils import distributed, logger
 from paddleseg.utils.files import atomic_path
 
@@ -92,7 +92,7 @@ def _size_part(sizes: ObjectSizes, names: Sequence[str], drawn: Dict[str, bytes]
             "together give the class's IoU. The mean is over the classes that have such objects.")
     rows = [("mean of classes", sizes.mean_iou, sizes.objects.sum(axis=0)), *zip(names, sizes.iou, sizes.objects)]
     cells = [[name, *(_size_cell(*cell) for cell in zip(values, counts))] for name, values, counts in rows]
-    return page.section("IoU by the size of objects", note, page.table(["class", *bin_names()], cells, "sizes"),
+    return page.section("IoU by the size of objects", note, page.table(["class", *BIN_NAMES], cells, "sizes"),
                         _chart(drawn, "object_sizes.png", "mean of classes"))
 
 

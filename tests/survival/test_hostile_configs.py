@@ -2,23 +2,19 @@
 
 Written may be only the save directory and the download cache, $HOME/.paddleseg/weights. The canary is a file that a
 payload creates; all paths lead into the case's folder, so that whatever is written is seen. In every text {canary} is
-the canary's path, {folder} the case's folder, and {port} that of a server on this machine.
+the canary's path, and {folder} the case's folder.
 """
 
-import http.server
 import shutil
 import subprocess
-import sys
-import threading
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Dict, Iterator, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, NamedTuple, Sequence, Tuple
 
 import pytest
 import yaml
 from forked_commands import Ended
 from outcome import Fault, Outcome
-from small_world import OUT, intact_world, run, survive
+from small_world import OUT, run, survive
 
 CANARY = "canary"
 BEST = "run/best_model/model.pdparams"
@@ -53,11 +49,6 @@ LISTS = {"..": "../../elsewhere/canary.png", "absolute": "{folder}/elsewhere/can
          "both and inside": "../../elsewhere/canary.png\n{folder}/elsewhere/canary.png\nimages/0.png",
          "a link": "images/up/link.png",
          "through a linked folder": "images/up/canary.png\nimages/up/../own/images/0.png"}
-UP = "../" * 40
-ADDRESSES = ("/" + UP + "{canary}", "/" + "%2e%2e/" * 40 + "{canary}", "//{canary}", "/" + "..\\" * 40 + "canary",
-             "/get?f=" + UP + "{canary}", "/.../....", "/.ssh/.authorized_keys", "/" + "x" * 255, "/a%20b%0Ac", "/~/x")
-REDIRECTS = ("file://{canary}", "ftp://127.0.0.1/x", "http://example.invalid/x", "data:,x", "http://[/x",
-             "https://127.0.0.1:9/" + UP)
 
 
 class Hostile(NamedTuple):
@@ -150,41 +141,7 @@ def hostile_cases() -> Dict[str, Hostile]:
                   for what, lines in LISTS.items()})
     for path in ("data/own/../../elsewhere/canary.png", "data/own/images"):
         cases[f"images in {path}"] = Hostile(list_images(""), [*PREDICT, path], DONE)
-    server = "http://127.0.0.1:{port}"
-    cases.update({f"address {path}": Hostile(set_key("model.pretrained", server + path), codes=ANY)
-                  for path in ADDRESSES})
-    cases.update({f"redirect to {target}": Hostile(set_key("model.pretrained", f"{server}/?redirect={target}"))
-                  for target in REDIRECTS})
     return cases
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    """Answers every address with weights, under another name, or by a redirect."""
-
-    def do_GET(self):
-        content = (intact_world() / BEST).read_bytes()
-        self.send_response(302 if "redirect" in self.path else 200)
-        if "redirect" in self.path:
-            self.send_header("Location", self.path.partition("redirect=")[2])
-        self.send_header("Content-Disposition", "attachment; filename=../../canary")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments):
-        pass
-
-
-@contextmanager
-def served() -> Iterator[int]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 CASES = hostile_cases()
@@ -196,12 +153,8 @@ def attempt(number: int, folder: Path) -> Tuple[Ended, str]:
     case = CASES[ORDER[number]]
     (folder / "home").mkdir()
     case.prepare(folder)
-    with served() as port:
-        config = folder / "recipe.yml"
-        if config.exists():
-            config.write_text(config.read_text().replace("{port}", str(port)))
-        command = [word.format(canary=folder / CANARY) for word in case.command]
-        ended, fault = run(command, folder, changes=(OUT, "home"))
+    command = [word.format(canary=folder / CANARY) for word in case.command]
+    ended, fault = run(command, folder, changes=(OUT, "home"))
     if not fault and ended.code not in case.codes:
         fault = f"exit code {ended.code}, not one of {case.codes}: {ended.err[-300:]}"
     cache = folder / "home" / ".paddleseg" / "weights"
@@ -223,12 +176,3 @@ def test_nothing_runs_and_nothing_is_written_elsewhere(fault, tmp_path):
     outcome: Outcome = fault.survive(fault.small, tmp_path)
     assert outcome.lost == []
     assert outcome.tried == fault.small
-
-
-@pytest.mark.parametrize("text", [*TAGS, *SHELL[:3]])
-def test_a_careless_reader_lets_the_canary_sing(text, tmp_path):
-    text = text.format(canary=tmp_path / CANARY)
-    (tmp_path / "x.yml").write_text(f"seed: {text}")
-    command = [sys.executable, "-c", "import yaml; yaml.unsafe_load(open('x.yml'))"] if "!" in text else f"ls {text}"
-    subprocess.run(command, shell=isinstance(command, str), cwd=tmp_path, capture_output=True, timeout=60)
-    assert (tmp_path / CANARY).exists()

@@ -64,19 +64,14 @@ def test_a_data_set_is_fetched_and_unpacked_once(server, tmp_path, kind, own_fol
     assert sorted(os.listdir("data")) == ["mine", "mine.lock"]
 
 
-def test_a_file_that_is_no_archive_is_put_into_the_folder(server):
+def test_what_is_there_is_never_deleted_and_a_file_goes_into_the_folder(server, tmp_path):
     (server[0] / "tiny.pdparams").write_bytes(b"weights")
     assert Path(download_file_and_uncompress(URL.format("pdparams")), "tiny.pdparams").read_bytes() == b"weights"
-
-
-def test_what_is_there_is_never_deleted(server, tmp_path):
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "precious").write_text("")
     with pytest.raises(DownloadError, match="tiny is there and would be replaced"):
         download_file_and_uncompress(URL.format("zip"), cover=True)
     with pytest.raises(DataError, match="tiny holds no list.txt"):
         download_file_and_uncompress(URL.format("zip"), filename="list.txt")
-    assert (tmp_path / "tiny" / "precious").exists()
+    assert (tmp_path / "tiny" / "tiny.pdparams").exists()
 
 
 @pytest.mark.parametrize("kind, members", [

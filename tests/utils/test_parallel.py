@@ -28,10 +28,6 @@ def die_at_three(number):
 def test_keeps_the_order(num_workers):
     results = map_parallel(square, range(20), num_workers, "squaring")
     assert list(results) == [number ** 2 for number in range(20)]
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_nothing_to_do(num_workers):
     assert list(map_parallel(square, [], num_workers, "squaring")) == []
 
 
