@@ -60,18 +60,15 @@ TOLERANCES = (
     Tolerance("forward", "pytorch_encoding", "float64", "*/aux", 5e-5),
     Tolerance("forward", "*", "float64", "97x161/*/seg", 5e-5),
     Tolerance("forward", "*", "float64", "97x161/*/aux", 5e-5),
-    # With align_corners they aren't exact anywhere.
-    Tolerance("forward", "pytorch_encoding", "float64", "*/seg", 5e-5),
-    Tolerance("forward", "pytorch_encoding", "float64", "*/aux", 5e-5),
     Tolerance("forward", "*", "float64", "*", 1e-10),
     Tolerance("forward", "paddleseg", "float32", "*", 1e-5),
     Tolerance("forward", "*", "float32", "*", 2e-5),
     # mmsegmentation's cross entropy has float32's epsilon in its divisor, of few pixels here:
-    # diff/show_mmseg_epsilon.py.
+    # diff/show.py mmseg_epsilon.
     Tolerance("loss", "mmseg", "float64", "512x1024/*", 1e-12),
     Tolerance("loss", "mmseg", "float64", "*/se", 1e-12),
     Tolerance("loss", "mmseg", "float64", "*", 1e-11),
-    # PaddleSeg's has 1e-8 in it, beside the share of pixels that count: diff/show_paddleseg_epsilon.py.
+    # PaddleSeg's has 1e-8 in it, beside the share of pixels that count: diff/show.py paddleseg_epsilon.
     Tolerance("loss", "paddleseg", "float64", "*", 1e-7),
     Tolerance("loss", "*", "float64", "*", 1e-12),
     Tolerance("loss", "*", "float32", "*", 2e-6),
@@ -146,7 +143,7 @@ def read_log(path: str) -> Dict[str, np.ndarray]:
 
 
 def misfit(reference: np.ndarray, ours: np.ndarray, dtype: str) -> str:
-    """Why two arrays can't be compared, or nothing."""
+    """Return the reason that two arrays can't be compared, or nothing."""
     if reference.shape != ours.shape:
         return f"shapes differ: {reference.shape} and {ours.shape}"
     if reference.dtype != ours.dtype:

@@ -10,7 +10,6 @@ scene_<number>/ image (3, H, W), the normalised values; grey_levels, the same in
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Dict, Iterator, List, Sequence, Tuple
@@ -23,12 +22,6 @@ from diff import inputs, paddleseg_reference, step
 
 SEED = 20
 DECISIONS = "data_decisions.json"
-
-
-def draw_scenes(root: Path, size: Tuple[int, int], count: int) -> None:
-    """Draw the scenes, if they aren't there, in Cityscapes' layout."""
-    subprocess.run([sys.executable, str(inputs.ROOT / "tools" / "make_scenes.py"), str(root), "--train", str(count),
-                    "--val", "0", "--test", "0", "--size", *map(str, size)], check=True)
 
 
 # Recording. A scene is {"path", "decisions": {transform: decision}, "image", "label"}.
@@ -100,10 +93,8 @@ def record_paddleseg(root: Path, args: argparse.Namespace) -> Iterator[Dict]:
     """PaddleSeg's data set and transforms."""
     config = paddleseg_reference.load_recipe()
     config["train_dataset"]["dataset_root"] = str(root)
-    reply = paddleseg_reference.run({"job": "data", "config": config, "num_scenes": args.num_scenes, "seed": SEED},
-                                    args.paddleseg)
-    for number, scene in enumerate(reply["scenes"]):
-        yield {**scene, "image": reply["images"][str(number)], "label": reply["labels"][str(number)]}
+    with paddleseg_reference.Worker(args.paddleseg) as worker:
+        yield from worker.ask("data", config=config, num_scenes=args.num_scenes, seed=SEED)
 
 
 # Replaying.
@@ -160,8 +151,8 @@ def main() -> None:
         ("--paddleseg", dict(metavar="DIR", help=f"PaddleSeg's folder; default: {paddleseg_reference.FOLDER}"))
     ], ("float32",), ("mmseg", "paddleseg"))
     step.set_threads(args)
-    root = inputs.ROOT / "diff" / "output" / f"scenes_{args.num_scenes}_{args.size[0]}x{args.size[1]}"
-    draw_scenes(root, args.size, args.num_scenes)
+    root = inputs.OUTPUT / f"scenes_{args.num_scenes}_{args.size[0]}x{args.size[1]}"
+    inputs.draw_scenes(root, args.size, args.num_scenes)
     log = step.Log(args, "data")
     mean, std = normalisation(args.reference)
     sources = {"mmseg": record_mmseg, "paddleseg": record_paddleseg}

@@ -1,9 +1,12 @@
-"""What both sides of a comparison are given: network, recipe, weights, images and labels, all from seeds.
+"""Inputs of both sides of a comparison: network, config, weights, images and labels, all from seeds.
 
 Letters: N images, C classes, H, W size of the image.
 """
 
+import fcntl
 import re
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Container, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -14,6 +17,7 @@ from paddleseg.cvlibs.config import Config, load_config
 from paddleseg.cvlibs.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
+OUTPUT = ROOT / "diff" / "output"
 NUM_CLASSES = 19
 IGNORE_INDEX = 255
 # (height, width): all ratios of feature maps to the first are binary fractions, those to the second aren't.
@@ -21,7 +25,7 @@ SIZES = ((64, 128), (97, 161))
 
 
 class Reference(NamedTuple):
-    """What our side is configured with to be compared with a reference.
+    """Configuration of our side for the comparison with a reference.
 
     Attributes:
         config: the recipe, from the root of the repository.
@@ -85,8 +89,7 @@ def recipe(reference: str, setup: Optional[Setup] = None) -> Config:
             f"optimizer.momentum={setup.momentum}", f"optimizer.weight_decay={setup.weight_decay}", *facts.opts]
     if reference != "paddleseg":  # whose auxiliary head is as wide as the other one
         opts.append(f"model.aux_channels={setup.aux_channels}")
-    config = builder.resolve(load_config(str(ROOT / facts.config), opts))
-    return config
+    return builder.resolve(load_config(str(ROOT / facts.config), opts))
 
 
 # Weights.
@@ -108,7 +111,7 @@ def random_weights(shapes: Mapping[str, Sequence[int]], seed: int = 0) -> Dict[s
 
 
 def ends_branch(name: str, names: Container[str]) -> bool:
-    """Whether a parameter is the weight or bias of the last batch norm of a residual branch."""
+    """Return True for the weight or bias of the last batch norm of a residual branch."""
     found = _BRANCH_END.fullmatch(name)
     return bool(found) and f"{found[1]}{int(found[2]) + 1}{found[3]}" not in names
 
@@ -139,6 +142,15 @@ def _random_array(name: str, shape: Tuple[int, ...], is_branch_end: bool, rng: n
 
 
 # Images and labels.
+
+
+def draw_scenes(root: Path, size: Tuple[int, int], train: int, val: int = 0, seed: int = 1) -> None:
+    """Draw synthetic scenes in Cityscapes' layout, if they aren't there; the side that comes second waits."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with open(root.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run([sys.executable, str(ROOT / "tools" / "make_scenes.py"), str(root), "--train", str(train),
+                        "--val", str(val), "--test", "0", "--size", *map(str, size), "--seed", str(seed)], check=True)
 
 
 def images(size: Tuple[int, int], dtype: str, seed: int = 0, count: int = 2) -> np.ndarray:

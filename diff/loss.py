@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diff import inputs, step
 
-# The recipe's own size, at which the epsilon in mmsegmentation's divisor drowns (see show_mmseg_epsilon.py).
+# The recipe's own size, at which the epsilon in mmsegmentation's divisor drowns (see show.py mmseg_epsilon).
 CROP = (512, 1024)
 
 

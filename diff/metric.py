@@ -78,7 +78,7 @@ def score_ours(predictions: np.ndarray, labels: np.ndarray, reference: str) -> D
 
 
 def score_mmseg(predictions: np.ndarray, labels: np.ndarray) -> Dict[str, np.ndarray]:
-    """By the IoUMetric of mmsegmentation's own config of this recipe, from images to the report."""
+    """Score by the IoUMetric of mmsegmentation's own config of this recipe, from images to the report."""
     import torch
     from mmengine.config import Config
 
@@ -102,14 +102,10 @@ def score_mmseg(predictions: np.ndarray, labels: np.ndarray) -> Dict[str, np.nda
 
 
 def score_paddleseg(images: Dict[str, Images], folder: Optional[str] = None) -> Dict[str, Dict[str, np.ndarray]]:
-    """By PaddleSeg's metrics, {case: scores}."""
-    worker = paddleseg_reference.Worker(folder)
-    try:
-        replies = {case: worker.ask("metric", predictions=predictions, labels=labels, num_classes=inputs.NUM_CLASSES)
-                   for case, (predictions, labels) in images.items()}
-    finally:
-        worker.close()
-    return {case: {**reply["areas"], **reply["scores"]} for case, reply in replies.items()}
+    """Score by PaddleSeg's metrics; return {case: scores}."""
+    with paddleseg_reference.Worker(folder) as worker:
+        return {case: worker.ask("metric", predictions=predictions, labels=labels, num_classes=inputs.NUM_CLASSES)
+                for case, (predictions, labels) in images.items()}
 
 
 AREAS: List[str] = ["intersection", "prediction", "label"]

@@ -43,6 +43,7 @@ from mmseg.utils import register_all_modules  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 
 from diff.inputs import Setup  # noqa: E402
+from diff.stages import watched  # noqa: E402
 from diff.torch_side import TorchSide  # noqa: E402
 
 
@@ -92,12 +93,14 @@ class Side(TorchSide):
             dict(config.param_scheduler[0]), default_args={"optimizer": self.optim_wrapper})
 
     def stages(self, images: torch.Tensor, train: bool) -> Dict[str, torch.Tensor]:
-        found: Dict[str, torch.Tensor] = {}
-        hooks = self._watch(found, train)
-        found.update(self._outputs(images, train))
-        for hook in hooks:
-            hook.remove()
-        return found
+        model, head = self.model, self.model.decode_head
+        layers = {"stem": model.backbone.stem, "backbone": model.backbone, "bottleneck": head.bottleneck,
+                  "encoding": head.enc_module, "logits": head.conv_seg}
+        if train:
+            layers["aux_logits"] = model.auxiliary_head.conv_seg
+        with watched(layers, "register_forward_hook") as found:
+            outputs = self._outputs(images, train)
+        return {**found, **outputs}
 
     def _outputs(self, images: torch.Tensor, train: bool) -> Dict[str, torch.Tensor]:
         size = tuple(images.shape[2:])
@@ -110,26 +113,8 @@ class Side(TorchSide):
         return {"seg": self._full_size(seg, size), "aux": self._full_size(aux, size), "se": se}
 
     def _full_size(self, logits: torch.Tensor, size) -> torch.Tensor:
-        """As the heads' `loss_by_feat` resizes."""
+        """Resize as the heads' `loss_by_feat` does."""
         return resize(logits, size=size, mode="bilinear", align_corners=self.model.decode_head.align_corners)
-
-    def _watch(self, found: Dict[str, torch.Tensor], train: bool) -> List:
-        """Hooks that put copies of the stages into `found`: operations in place follow."""
-        model, head = self.model, self.model.decode_head
-
-        def put(name):
-            return lambda layer, args, output: found.__setitem__(name, output.clone())
-
-        def put_stages(layer, args, output):
-            found.update({f"layer{number}": feat.clone() for number, feat in enumerate(output, start=1)})
-
-        watched = [(model.backbone.stem, put("stem")), (model.backbone, put_stages),
-                   (head.bottleneck, put("bottleneck")),
-                   (head.enc_module, lambda layer, args, output: found.__setitem__("encoding", output[0].clone())),
-                   (head.conv_seg, put("logits"))]
-        if train:
-            watched.append((model.auxiliary_head.conv_seg, put("aux_logits")))
-        return [layer.register_forward_hook(hook) for layer, hook in watched]
 
     def losses(self, logits: Mapping[str, np.ndarray], label: np.ndarray) -> Dict[str, float]:
         tensors = {name: torch.from_numpy(value) for name, value in logits.items()}

@@ -109,7 +109,7 @@ def log_side(side: str, output: str) -> None:
 
 
 class Outcome(NamedTuple):
-    """How a mutant ended: it didn't run, or a step saw a difference, or it survived."""
+    """End of a mutant: it was caught if it ran and a step saw a difference."""
 
     mutation: Mutation
     crash: str
@@ -120,9 +120,8 @@ class Outcome(NamedTuple):
         return not self.crash and self.difference is not None
 
     def __str__(self) -> str:
-        if self.crash:
-            return f"DID NOT RUN  {self.mutation.name}: {self.crash}"
-        return f"{'caught      ' if self.is_caught else 'SURVIVED    '} {self.mutation.name}: {self.difference}"
+        verdict = "DID NOT RUN" if self.crash else "caught" if self.is_caught else "SURVIVED"
+        return f"{verdict:<12} {self.mutation.name}: {self.crash or self.difference}"
 
 
 def copy_tree(target: Path) -> Path:

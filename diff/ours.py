@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 
 from diff import inputs
+from diff.stages import paddle_gradients, paddle_stages, paddle_state
 from paddleseg import builder
 from paddleseg.core.precision import MixedPrecision
 from paddleseg.core.train import backward
@@ -23,7 +24,7 @@ def random_weights(config: Config, seed: int = 0) -> Dict[str, np.ndarray]:
 
 
 def initial_weights(config: Config, seed: int) -> Dict[str, np.ndarray]:
-    """What a training run of ours starts from, but residual branches start at 0, as mmsegmentation's do."""
+    """Initial weights of a training run of ours, but residual branches start at 0, as mmsegmentation's do."""
     config.set("seed", seed, "comparison")
     weights = {name: value.numpy() for name, value in builder.build_model(config).state_dict().items()}
     return {name: np.zeros_like(value) if inputs.ends_branch(name, weights) else value
@@ -49,37 +50,8 @@ class PaddleSide:
         self.iteration = 0
 
     def forward(self, images: np.ndarray, train: bool) -> Dict[str, np.ndarray]:
-        """Every stage by name; aux_logits, aux and se in training only. Running statistics stay as they are."""
-        self.model.train() if train else self.model.eval()
-        found = {}
-        hooks = self._watch(found, train)
-        kept = {name: value.numpy() for name, value in self.model.state_dict().items()} if train else {}
-        with paddle.no_grad():
-            found.update(zip(self.model.loss_names, self.model(paddle.to_tensor(images))))
-        for hook in hooks:
-            hook.remove()
-        if kept:
-            load_into(self.model, kept, "the weights before the forward")
-        return {name: value.numpy() for name, value in found.items()}
-
-    def _watch(self, found: Dict[str, paddle.Tensor], train: bool) -> list:
-        """Hooks that put the stages into `found`."""
-        model = self.model
-
-        def put(name):
-            return lambda layer, args, output: found.__setitem__(name, output)
-
-        def put_stages(layer, args, output):
-            found.update({f"layer{number}": feat for number, feat in enumerate(output, start=1)})
-
-        stem = max((name for name, _ in model.backbone.named_children() if name.startswith("conv1_")))
-        watched = [(getattr(model.backbone, stem), put("stem")), (model.backbone, put_stages),
-                   (model.bottleneck, put("bottleneck")),
-                   (model.enc_module, lambda layer, args, output: found.__setitem__("encoding", output[0])),
-                   (model.head, put("logits"))]
-        if train:
-            watched.append((model.fcn_head, put("aux_logits")))
-        return [layer.register_forward_post_hook(hook) for layer, hook in watched]
+        """Return every stage by name, as `stages.paddle_stages` does."""
+        return paddle_stages(self.model, images, train)
 
     def losses(self, logits: Mapping[str, np.ndarray], label: np.ndarray) -> Dict[str, float]:
         """The loss of each output times its coefficient, and their sum as "total"."""
@@ -98,9 +70,8 @@ class PaddleSide:
         return {**terms, "total": found["loss"].item()}
 
     def gradients(self) -> Dict[str, np.ndarray]:
-        """Of every parameter, after `backward`."""
-        return {name: parameter.grad.numpy() for name, parameter in self.model.named_parameters()
-                if not parameter.stop_gradient}
+        """Return the gradient of every parameter, after `backward`."""
+        return paddle_gradients(self.model)
 
     def update(self) -> float:
         """One optimizer step with the gradients; returns its learning rate."""
@@ -112,8 +83,8 @@ class PaddleSide:
         return lr
 
     def state(self) -> Dict[str, np.ndarray]:
-        """Every parameter and buffer."""
-        return {name: value.numpy() for name, value in self.model.state_dict().items()}
+        """Return every parameter and buffer."""
+        return paddle_state(self.model)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Classes in evaluation mode, int64 (N, H, W)."""

@@ -30,7 +30,6 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "configs/encnet/encnet_resnet101_os8_cityscapes_1024x512_80k.yml"
 FOLDER = ".venv-paddleseg"  # where the Makefile puts it
-TERMS = ("seg", "aux", "se")  # the outputs of the network in training, and their losses
 
 
 # The caller's half, in the process of this toolkit.
@@ -70,7 +69,7 @@ def configuration(setup) -> Dict:
 
 
 class Worker:
-    """A process that runs PaddleSeg; it ends with this object.
+    """A process that runs PaddleSeg; as a context manager, it ends with the block.
 
     Args:
         folder: that holds PaddleSeg's package; None for the default.
@@ -84,17 +83,27 @@ class Worker:
         self._scratch = tempfile.TemporaryDirectory(prefix="paddleseg_")
         self.scratch = self._scratch.name
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        self._said = Path(self.scratch, "said.txt")
-        with open(self._said, "w") as said:
+        self._printed = Path(self.scratch, "printed.txt")
+        with open(self._printed, "w") as printed:
             self._process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).resolve()), folder], cwd=self.scratch, env=environment,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=printed)
 
-    def ask(self, job: str, **request) -> Dict:
-        """Ask PaddleSeg's half for one of JOBS; see there.
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+        self._scratch.cleanup()
+
+    def ask(self, job: str, **request):
+        """Ask PaddleSeg's half for a job: a method of Network, or one of OTHER_JOBS.
 
         Raises:
-            RunError: the job failed, with the last line that PaddleSeg's process said.
+            RunError: the job failed, with the last line that PaddleSeg's process printed.
         """
         from paddleseg.cvlibs.errors import RunError
 
@@ -104,25 +113,8 @@ class Worker:
             return pickle.load(self._process.stdout)
         except (BrokenPipeError, EOFError):
             self._process.wait()
-            said = self._said.read_text(errors="replace").strip().splitlines() or ["nothing"]
-            raise RunError(f"PaddleSeg's process failed at {job}: {said[-1]}") from None
-
-    def close(self) -> None:
-        """End the process and remove its files."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
-        self._scratch.cleanup()
-
-
-def run(request: Dict, folder: Optional[str] = None) -> Dict:
-    """One job in a process that ends with it: request["job"] and what that job takes."""
-    worker = Worker(folder)
-    try:
-        return worker.ask(**request)
-    finally:
-        worker.close()
+            printed = self._printed.read_text(errors="replace").strip().splitlines() or ["nothing"]
+            raise RunError(f"PaddleSeg's process failed at {job}: {printed[-1]}") from None
 
 
 class Side:
@@ -179,22 +171,22 @@ class Side:
         os.remove(theirs)
 
     def forward(self, images: np.ndarray, train: bool) -> Dict[str, np.ndarray]:
-        return self._ask("forward", images=images, train=train)["stages"]
+        return self._ask("forward", images=images, train=train)
 
     def losses(self, logits: Mapping[str, np.ndarray], label: np.ndarray) -> Dict[str, float]:
-        return self._worker.ask("losses", logits=dict(logits), label=label)["losses"]
+        return self._worker.ask("losses", logits=dict(logits), label=label)
 
     def backward(self, images: np.ndarray, label: np.ndarray) -> Dict[str, float]:
-        return self._ask("backward", images=images, label=label)["losses"]
+        return self._ask("backward", images=images, label=label)
 
     def gradients(self) -> Dict[str, np.ndarray]:
-        return self._ask("gradients")["gradients"]
+        return self._ask("gradients")
 
     def update(self) -> float:
-        return self._ask("update")["lr"]
+        return self._ask("update")
 
     def state(self) -> Dict[str, np.ndarray]:
-        return self._ask("state")["state"]
+        return self._ask("state")
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         return self.forward(images, train=False)["seg"].argmax(axis=1)
@@ -202,38 +194,22 @@ class Side:
 
 def learning_rates(setup, folder: Optional[str] = None) -> np.ndarray:
     """The rate of each iteration, by the schedule that PaddleSeg builds, stepped that often."""
-    return run({"job": "learning_rates", "config": configuration(setup)}, folder)["rates"]
+    with Worker(folder) as worker:
+        return worker.ask("learning_rates", config=configuration(setup))
 
 
 # PaddleSeg's half. Nothing below may import this toolkit.
 
 
-class PaddleWithMasks:
-    """The name `paddle` as PaddleSeg's cross entropy sees it: masks are of the default dtype."""
+class PatchedPaddle:
+    """The name `paddle` as a file of PaddleSeg sees it, with `functions` in the place of Paddle's."""
+
+    def __init__(self, **functions: Callable):
+        vars(self).update(functions)
 
     def __getattr__(self, name: str):
         import paddle
         return getattr(paddle, name)
-
-    def cast(self, x, dtype):
-        import paddle
-        return paddle.cast(x, paddle.get_default_dtype() if dtype == "float32" else dtype)
-
-    def ones_like(self, x):
-        import paddle
-        return paddle.ones_like(x, dtype=paddle.get_default_dtype())
-
-
-class PaddleWithVectors:
-    """The name `paddle` as PaddleSeg's metrics see it: what is concatenated has a dimension."""
-
-    def __getattr__(self, name: str):
-        import paddle
-        return getattr(paddle, name)
-
-    def concat(self, tensors):
-        import paddle
-        return paddle.concat([tensor.reshape([1]) for tensor in tensors])
 
 
 def prepare(folder: str) -> None:
@@ -242,14 +218,19 @@ def prepare(folder: str) -> None:
     for name in ("sklearn", "sklearn.metrics"):
         sys.modules[name] = types.ModuleType(name)
     sys.modules["sklearn"].metrics = sys.modules["sklearn.metrics"]
+    import paddle
+
     from paddleseg.cvlibs import manager
     from paddleseg.models.backbones import resnet_vd
     from paddleseg.models.losses import cross_entropy_loss
     from paddleseg.utils import metrics
 
     manager.BACKBONES.add_component(resnet_vd.ResNet18_vd)
-    cross_entropy_loss.paddle = PaddleWithMasks()
-    metrics.paddle = PaddleWithVectors()
+    cross_entropy_loss.paddle = PatchedPaddle(
+        cast=lambda x, dtype: paddle.cast(x, paddle.get_default_dtype() if dtype == "float32" else dtype),
+        ones_like=lambda x: paddle.ones_like(x, dtype=paddle.get_default_dtype()))
+    metrics.paddle = PatchedPaddle(
+        concat=lambda tensors: paddle.concat([tensor.reshape([1]) for tensor in tensors]))
 
 
 def make_builder(config: Dict):
@@ -264,84 +245,45 @@ def make_builder(config: Dict):
     return SegBuilder(Config(path))
 
 
-def load(model, path: str) -> None:
-    """Load a file by PaddleSeg's own function, which only warns; then see that every entry is the file's."""
-    import paddle
-
-    from paddleseg.utils import utils
-
-    utils.load_entire_model(model, path)
-    wanted = paddle.load(path, return_numpy=True)
-    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    differing = [name for name in {*state, *wanted}
-                 if name not in state or name not in wanted or not np.array_equal(state[name], wanted[name])]
-    if differing:
-        raise ValueError(f"PaddleSeg's model and the file differ in {sorted(differing)}")
-
-
 class Network:
     """The network's jobs; `configure` comes first, then, but for `losses`, `build`."""
 
-    def configure(self, config: Dict, dtype: str, threads: int) -> Dict:
+    def __init__(self):
+        sys.path.append(str(ROOT))  # after PaddleSeg's package, which has the toolkit's name
+        from diff import stages
+
+        self.stages = stages
+
+    def configure(self, config: Dict, dtype: str, threads: int) -> None:
         """Take PaddleSeg's configuration, the dtype of everything, and the number of CPU threads."""
         import paddle
 
         paddle.base.core.set_num_threads(threads)
         paddle.set_default_dtype(dtype)
         self.builder = make_builder(config)
-        return {}
 
-    def build(self, load_from: str, save_to: str) -> Dict:
+    def build(self, load_from: str, save_to: str) -> None:
         """Build the model, load its weights from one .pdparams file, save them by paddle.save to another."""
         import paddle
+
+        from paddleseg.utils import utils
 
         paddle.seed(0)
         self.model = self.builder.model
         for layer in self.model.sublayers():
             if isinstance(layer, (paddle.nn.Dropout, paddle.nn.Dropout2D)):
                 layer.p = 0.0
-        load(self.model, load_from)
+        utils.load_entire_model(self.model, load_from)  # it only warns; the caller compares what is saved
         paddle.save(self.model.state_dict(), save_to)
-        return {}
 
-    def forward(self, images: np.ndarray, train: bool) -> Dict:
-        """Every stage by name; running statistics stay as they are."""
+    def forward(self, images: np.ndarray, train: bool) -> Dict[str, np.ndarray]:
+        return self.stages.paddle_stages(self.model, images, train)
+
+    def losses(self, logits: Dict[str, np.ndarray], label: np.ndarray) -> Dict[str, float]:
+        """Return each loss times its coefficient, and their sum as "total"."""
         import paddle
 
-        self.model.train() if train else self.model.eval()
-        kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        stages: Dict[str, np.ndarray] = {}
-        hooks = self._watch(stages, train)
-        with paddle.no_grad():
-            outputs = self.model(paddle.to_tensor(images))
-        for hook in hooks:
-            hook.remove()
-        self.model.set_state_dict(kept)
-        stages.update(zip(TERMS, (output.numpy() for output in outputs)))
-        return {"stages": stages}
-
-    def _watch(self, stages: Dict[str, np.ndarray], train: bool) -> List:
-        """Hooks that put the stages into `stages`."""
-        model = self.model
-
-        def put(name: str, pick: Callable = lambda output: output):
-            return lambda layer, inputs, output: stages.__setitem__(name, pick(output).numpy())
-
-        def put_stages(layer, inputs, output):
-            stages.update({f"layer{number}": feat.numpy() for number, feat in enumerate(output, start=1)})
-
-        watched = [(model.backbone.conv1_3, put("stem")), (model.backbone, put_stages),
-                   (model.bottleneck, put("bottleneck")), (model.enc_module, put("encoding", lambda output: output[0])),
-                   (model.head, put("logits"))]
-        if train:
-            watched.append((model.fcn_head, put("aux_logits")))
-        return [layer.register_forward_post_hook(hook) for layer, hook in watched]
-
-    def losses(self, logits: Dict[str, np.ndarray], label: np.ndarray) -> Dict:
-        """Each loss times its coefficient, and their sum as "total"."""
-        import paddle
-
-        return {"losses": self._terms([paddle.to_tensor(logits[name]) for name in TERMS], label)[0]}
+        return self._terms([paddle.to_tensor(logits[name]) for name in self.stages.TERMS], label)[0]
 
     def _terms(self, logits: List, label: np.ndarray) -> Tuple[Dict[str, float], object]:
         """(losses by name, their sum), by the function that PaddleSeg trains with."""
@@ -351,10 +293,10 @@ class Network:
 
         terms = loss_computation(logits, paddle.to_tensor(label), None, self.builder.loss)
         total = sum(terms)
-        return {name: value.item() for name, value in zip((*TERMS, "total"), (*terms, total))}, total
+        return {name: value.item() for name, value in zip((*self.stages.TERMS, "total"), (*terms, total))}, total
 
-    def backward(self, images: np.ndarray, label: np.ndarray) -> Dict:
-        """The losses of a training batch, which has a labelled pixel; leaves the gradients."""
+    def backward(self, images: np.ndarray, label: np.ndarray) -> Dict[str, float]:
+        """Return the losses of a training batch, which has a labelled pixel; leave the gradients."""
         import paddle
 
         for loss in self.builder.loss["types"]:
@@ -363,34 +305,31 @@ class Network:
         self.model.train()
         losses, total = self._terms(self.model(paddle.to_tensor(images)), label)
         total.backward()
-        return {"losses": losses}
+        return losses
 
-    def gradients(self) -> Dict:
-        """Of every parameter."""
-        return {"gradients": {name: parameter.grad.numpy() for name, parameter in self.model.named_parameters()
-                              if not parameter.stop_gradient}}
+    def gradients(self) -> Dict[str, np.ndarray]:
+        return self.stages.paddle_gradients(self.model)
 
-    def update(self) -> Dict:
-        """A step of the optimizer and one of the schedule, as in PaddleSeg's loop; gives the "lr" of the step."""
+    def update(self) -> float:
+        """Step the optimizer and the schedule, as PaddleSeg's loop does; return the learning rate of the step."""
         lr = self.builder.optimizer.get_lr()
         self.builder.optimizer.step()
         self.builder.lr_scheduler.step()
         self.model.clear_gradients()
-        return {"lr": lr}
+        return lr
 
-    def state(self) -> Dict:
-        """Every parameter and buffer."""
-        return {"state": {name: tensor.numpy() for name, tensor in self.model.state_dict().items()}}
+    def state(self) -> Dict[str, np.ndarray]:
+        return self.stages.paddle_state(self.model)
 
 
-def run_learning_rates(config: Dict) -> Dict:
-    """The "rates" of all iterations, in float64."""
+def run_learning_rates(config: Dict) -> np.ndarray:
+    """Return the rates of all iterations, in float64."""
     builder = make_builder(config)
     rates = np.zeros(config["iters"])
     for iteration in range(config["iters"]):
         rates[iteration] = builder.lr_scheduler.get_lr()
         builder.lr_scheduler.step()
-    return {"rates": rates}
+    return rates
 
 
 # Random decisions.
@@ -471,32 +410,33 @@ def recording(transforms: List[Callable], deciders: Dict[str, Callable], decisio
             if type(transform).__name__ in deciders else transform for transform in transforms]
 
 
-def run_data(config: Dict, num_scenes: int, seed: int) -> Dict:
-    """The training pipeline on the first scenes of the configuration's train_dataset.
+def run_data(config: Dict, num_scenes: int, seed: int) -> List[Dict]:
+    """Run the training pipeline on the first scenes of the configuration's train_dataset.
 
-    Gives "images" and "labels", {scene's number: (3, H, W) float32 or (H, W) uint8}, and "scenes", a list of
-    {"path", "decisions": {transform: decision}}.
+    Returns:
+        For each scene its "path", "decisions" ({transform: decision}), "image" (3, H, W) float32 and "label" (H, W)
+        uint8.
     """
     dataset = make_builder(config).train_dataset
     transforms = dataset.transforms.transforms
-    images, labels, scenes = {}, {}, []
+    scenes = []
     for index in range(num_scenes):
         decisions: Dict = {}
         dataset.transforms.transforms = recording(transforms, DECISIONS, decisions)
         np.random.seed(seed + index)
         random.seed(seed + index)
         sample = dataset[index]
-        images[str(index)] = np.ascontiguousarray(sample["img"])
-        labels[str(index)] = np.ascontiguousarray(sample["label"])
-        scenes.append({"path": dataset.file_list[index][0], "decisions": decisions})
-    return {"images": images, "labels": labels, "scenes": scenes}
+        scenes.append({"path": dataset.file_list[index][0], "decisions": decisions,
+                       "image": np.ascontiguousarray(sample["img"]), "label": np.ascontiguousarray(sample["label"])})
+    return scenes
 
 
-def run_metric(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> Dict:
-    """PaddleSeg's scores of (N, H, W) int64 images, their areas summed as in its evaluation.
+def run_metric(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> Dict[str, np.ndarray]:
+    """Compute PaddleSeg's scores of (N, H, W) int64 images, their areas summed as in its evaluation.
 
-    Gives "areas", by name and in int64, and "scores", in float64. A class that occurs nowhere has the scores 0
-    and enters the means.
+    Returns:
+        The areas in int64 and the scores in float64, by name. A class that occurs nowhere has the scores 0 and enters
+        the means.
     """
     import paddle
 
@@ -510,26 +450,25 @@ def run_metric(predictions: np.ndarray, labels: np.ndarray, num_classes: int) ->
     accuracy, precision, recall = metrics.class_measurement(*totals)
     scores = {"iou": iou, "miou": miou, "precision": precision, "recall": recall, "accuracy": accuracy,
               "kappa": metrics.kappa(*totals)}
-    return {"areas": {name: area.numpy() for name, area in zip(("intersection", "prediction", "label"), totals)},
-            "scores": {name: np.asarray(value, np.float64) for name, value in scores.items()}}
+    return {**{name: area.numpy() for name, area in zip(("intersection", "prediction", "label"), totals)},
+            **{name: np.asarray(value, np.float64) for name, value in scores.items()}}
 
 
-_network = Network()
-JOBS = {"configure": _network.configure, "build": _network.build, "forward": _network.forward,
-        "losses": _network.losses, "backward": _network.backward, "gradients": _network.gradients,
-        "update": _network.update, "state": _network.state, "data": run_data, "metric": run_metric,
-        "learning_rates": run_learning_rates}
+NETWORK_JOBS = ("configure", "build", "forward", "losses", "backward", "gradients", "update", "state")
+OTHER_JOBS = {"data": run_data, "metric": run_metric, "learning_rates": run_learning_rates}
 
 
 def answer_requests(folder: str) -> None:
-    """For each pickled (job, request) on standard input, write a pickled reply to standard output."""
+    """Answer each pickled (job, request) on standard input with a pickled reply on standard output."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what PaddleSeg prints goes where its errors go
     prepare(folder)
+    network = Network()
+    jobs = {**OTHER_JOBS, **{name: getattr(network, name) for name in NETWORK_JOBS}}
     with contextlib.suppress(EOFError):
         while True:
             job, request = pickle.load(sys.stdin.buffer)
-            pickle.dump(JOBS[job](**request), replies)
+            pickle.dump(jobs[job](**request), replies)
             replies.flush()
 
 

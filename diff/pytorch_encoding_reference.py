@@ -7,7 +7,7 @@ references: an error of understanding could be on both sides.
 Letters: N images, D channels, K codewords, P pixels.
 """
 
-from typing import Dict, List, Mapping
+from typing import Dict, List, Mapping, Tuple
 
 import numpy as np
 import torch
@@ -167,15 +167,19 @@ class Side(TorchSide):
         return self.model(images)
 
     def losses(self, logits: Mapping[str, np.ndarray], label: np.ndarray) -> Dict[str, float]:
-        terms = loss_terms({name: torch.from_numpy(value) for name, value in logits.items()}, torch.from_numpy(label))
-        return {**{name: term.item() for name, term in terms.items()}, "total": sum(terms.values()).item()}
+        return self._terms({name: torch.from_numpy(value) for name, value in logits.items()}, label)[0]
 
     def backward(self, images: np.ndarray, label: np.ndarray) -> Dict[str, float]:
         self.model.train()
-        terms = loss_terms(self.model(torch.from_numpy(images)), torch.from_numpy(label))
-        total = sum(terms.values())
+        losses, total = self._terms(self.model(torch.from_numpy(images)), label)
         total.backward()
-        return {**{name: term.item() for name, term in terms.items()}, "total": total.item()}
+        return losses
+
+    def _terms(self, outputs: Mapping[str, torch.Tensor], label: np.ndarray) -> Tuple[Dict[str, float], torch.Tensor]:
+        """Return the losses and their sum "total" as numbers, and the sum."""
+        terms = loss_terms(outputs, torch.from_numpy(label))
+        total = sum(terms.values())
+        return {name: term.item() for name, term in {**terms, "total": total}.items()}, total
 
     def update(self) -> float:
         lr = float(next(self.rates))

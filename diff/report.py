@@ -40,14 +40,15 @@ def on_log_axis(values: Iterable[float]) -> List[float]:
     return [max(value, FLOOR) for value in values]
 
 
-def draw_lines(lines: Dict[str, List[Tuple]], x_label: str, tolerances: Iterable[Optional[float]] = ()) -> bytes:
+def draw_lines(lines: Dict[str, List[Tuple]], x_label: str, tolerances: Iterable[Optional[float]] = (),
+               linewidth: float = 1.0) -> bytes:
     """A line for each name, of (number or stage, difference), and a dashed one at each tolerance."""
     def fill(figure) -> None:
         axes = figure.subplots()
         names = list(dict.fromkeys(x for points in lines.values() for x, _ in points))
         for (name, points), marker in zip(lines.items(), "osD^vP*X" * len(lines)):
             axes.plot([names.index(x) for x, _ in points], on_log_axis(error for _, error in points),
-                      marker=marker, markersize=4, linewidth=1, label=name)
+                      marker=marker, markersize=4, linewidth=linewidth, label=name)
         if isinstance(names[0], str):
             axes.set_xticks(range(len(names)), names, rotation=50, ha="right")
         axes.set(yscale="log", xlabel=x_label, ylabel=DIFFERENCE)
@@ -58,18 +59,6 @@ def draw_lines(lines: Dict[str, List[Tuple]], x_label: str, tolerances: Iterable
         # Above the axes, where it hides nothing.
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, columnspacing=1, handlelength=1.2,
                     borderaxespad=0.2)
-
-    return draw(fill)
-
-
-def draw_gradients(rows: Sequence[check.Row]) -> bytes:
-    """The error of each parameter's gradient, from the input of the network to its output."""
-    def fill(figure) -> None:
-        axes = figure.subplots()
-        for name in ("largest", "mean"):
-            axes.plot(on_log_axis(getattr(row, name) for row in rows), ".", markersize=4, label=name)
-        axes.set(yscale="log", xlabel="parameter, in the order of the network", ylabel="difference, relative")
-        axes.legend()
 
     return draw(fill)
 
@@ -89,9 +78,9 @@ def draw_curves(reference: np.ndarray, ours: np.ndarray) -> bytes:
     return draw(fill)
 
 
-def read_curves(job: Dict, output: Path) -> List[np.ndarray]:
+def read_curves(job, output: Path) -> List[np.ndarray]:
     """The loss curves of the reference and of ours in the first run, or nothing where a side didn't log one."""
-    folder = output / f"{job['reference']}_{job['dtype']}"
+    folder = output / f"{job.reference}_{job.dtype}"
     try:
         logs = [check.read_log(str(folder / f"train_align_{side}.npy")) for side in ("torch", "paddle")]
     except WeightsError:
@@ -100,37 +89,39 @@ def read_curves(job: Dict, output: Path) -> List[np.ndarray]:
     return curves if len(curves) == 2 and curves[0].shape == curves[1].shape else []
 
 
-def plots_of(job: Dict, output: Path) -> List[Plot]:
+def plots_of(result, output: Path) -> List[Plot]:
     """Every plot of a job that there is something for."""
-    of, rows = f"{job['reference']}, {job['dtype']}", [row for row in job["rows"] if row.largest is not None]
+    job, rows = result.job, [row for row in result.rows if row.largest is not None]
+    of = f"{job.reference}, {job.dtype}"
     lines: Dict[str, List[Tuple]] = {}
     plots = []
-    if job["step"] == "forward":
+    if job.step == "forward":
         for row in rows:
             line, _, stage = row.key.rpartition("/")
             lines.setdefault(line, []).append((stage, row.largest))
         if lines:
             plots.append((f"Forward pass, error of each stage: {of}",
                           draw_lines(lines, "", [row.tolerance.largest for row in rows])))
-    elif job["step"] == "bp_align":
+    elif job.step == "bp_align":
         gradients = [row for row in rows if row.key.startswith("gradient/")]
         if gradients:
-            plots.append((f"Gradient of every parameter at the first step: {of}", draw_gradients(gradients)))
+            errors = {name: list(enumerate(getattr(row, name) for row in gradients)) for name in ("largest", "mean")}
+            plots.append((f"Gradient of every parameter at the first step: {of}",
+                          draw_lines(errors, "parameter, in the order of the network", linewidth=0)))
         for row, found in [(row, STEP_KEY.fullmatch(row.key)) for row in rows]:
             if found:
                 lines.setdefault(found[2], []).append((int(found[1]), row.largest))
         if lines:
             plots.append((f"Error growth over the optimizer steps: {of}", draw_lines(lines, "optimizer step")))
-    elif job["step"] == "train_align":
+    elif job.step == "train_align":
         curves = read_curves(job, output)
         plots += [(f"Training, loss of both sides: {of}", draw_curves(*curves))] if curves else []
     return plots
 
 
-def draw_failures(jobs: Sequence[Dict]) -> str:
-    items = [f"<li>{html.escape(job['step'])}, {html.escape(job['reference'])}, {html.escape(job['dtype'])}: "
-             f"{html.escape(row.key)}: {html.escape(row.fault)}</li>"
-             for job in jobs for row in job["rows"] if row.fault]
+def draw_failures(results: Sequence) -> str:
+    items = [f"<li>{html.escape(', '.join((*result.verdict[:3], f'{row.key}: {row.fault}')))}</li>"
+             for result in results for row in result.rows if row.fault]
     return page.section("Failures", "", f"<ul>{''.join(items)}</ul>") if items else ""
 
 
@@ -139,22 +130,22 @@ def versions() -> str:
     return ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)
 
 
-def write(jobs: Sequence[Dict], title: str, output: Path, path: Path) -> None:
+def write(results: Sequence, title: str, output: Path, path: Path) -> None:
     """Write the HTML file `path`.
 
     Args:
-        jobs: each {"step", "reference", "dtype", "seconds", "passed", "verdict": cells of the table, "rows": those of
-            diff/check.py}.
-        output: the folder with the sides' logs, of which training's curves are drawn.
+        results: those of diff/run.py.
+        output: the folder with the sides' logs, from which the curves of a training are drawn.
     """
-    passed = sum(job["passed"] for job in jobs)
-    table = page.table(HEADS, [[*job["verdict"], str(len(job["rows"])), f"{job['seconds']:.0f}"] for job in jobs],
-                       "verdicts")
-    figures = "\n".join(page.figure(file, caption, "chart") for job in jobs for caption, file in plots_of(job, output))
-    note = (f"{title}: {passed} of {len(jobs)} comparisons passed. A difference is relative to the largest absolute "
+    passed = sum(result.passed for result in results)
+    table = page.table(HEADS, [[*result.verdict, str(len(result.rows)), f"{result.seconds:.0f}"]
+                               for result in results], "verdicts")
+    figures = "\n".join(page.figure(file, caption, "chart") for result in results
+                        for caption, file in plots_of(result, output))
+    note = (f"{title}: {passed} of {len(results)} comparisons passed. A difference is relative to the largest absolute "
             "value of the reference's array; the table shows, of each comparison, the array nearest its tolerance, and "
             "each array is held to a tolerance on its mean too.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page.page("Alignment with the PyTorch references", [
-        page.section("Comparisons", note, f"<p>{html.escape(versions())}</p>", table), draw_failures(jobs),
+        page.section("Comparisons", note, f"<p>{html.escape(versions())}</p>", table), draw_failures(results),
         page.section("Plots", "", f'<div class="charts">{figures}</div>')]), encoding="utf-8")

@@ -99,11 +99,6 @@ class Result(NamedTuple):
             numbers = [f"{worst.largest:.2g}", f"{worst.tolerance.largest:.2g}"]
         return [self.job.step, self.job.reference, self.job.dtype, *numbers, "passed" if self.passed else "FAILED"]
 
-    def described(self) -> Dict:
-        """As diff/report.py takes it."""
-        return {"step": self.job.step, "reference": self.job.reference, "dtype": self.job.dtype,
-                "seconds": self.seconds, "passed": self.passed, "verdict": self.verdict, "rows": self.rows}
-
 
 def log_name(job: Job, jobs: Sequence[Job]) -> str:
     """<step>_diff.log for the step's first job, else with reference and dtype."""
@@ -112,7 +107,7 @@ def log_name(job: Job, jobs: Sequence[Job]) -> str:
 
 
 def folder_of(job: Job, output: str) -> Path:
-    """Where a job's .npy files and its sides' own words lie."""
+    """Return the folder of a job's .npy files and of what its sides printed."""
     return Path(output) / f"{job.reference}_{job.dtype}"
 
 
@@ -252,7 +247,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     results = run_jobs(JOBS, chosen, output, logs, args.quick, Path("diff"))
     write_train_log(results, output, Path(logs) / "train.log")
     title = "quick run: small networks" if args.quick else "EncNet on ResNet-101"
-    report.write([result.described() for result in results], title, Path(output), Path(logs) / "report.html")
+    report.write(results, title, Path(output), Path(logs) / "report.html")
     failed = [result for result in results if not result.passed]
     print(format_table(results))
     print(f"{len(results) - len(failed)} of {len(results)} passed in {(time.perf_counter() - start) / 60:.1f} minutes; "

@@ -22,32 +22,14 @@ def our_rates(reference: str, setup: inputs.Setup) -> np.ndarray:
     return np.array([schedule(iteration) for iteration in range(setup.iters)])
 
 
-def paddle_rates(setup: inputs.Setup) -> np.ndarray:
-    """PaddleSeg's schedule, Paddle's own PolynomialDecay, with the recipe's end_lr and power."""
-    import paddle
-
-    scheduler = paddle.optimizer.lr.PolynomialDecay(setup.learning_rate, setup.iters, end_lr=0.0, power=0.9)
-    rates = np.zeros(setup.iters)
-    for iteration in range(setup.iters):
-        rates[iteration] = scheduler.get_lr()
-        scheduler.step()
-    return rates
-
-
 def main() -> None:
     args = step.parse_args(__doc__)
     log = step.Log(args, "schedule")
     setup = inputs.Setup(depth=max(args.depth, inputs.REFERENCES[args.reference].small_depth))
     if args.side == "paddle":
         rates = our_rates(args.reference, setup)
-    elif args.reference == "paddleseg":
-        rates = paddle_rates(setup)
-    elif args.reference == "mmseg":
-        from diff.mmseg_reference import learning_rates
-        rates = learning_rates(setup)
     else:
-        from diff.pytorch_encoding_reference import learning_rates
-        rates = learning_rates(setup)
+        rates = step.reference_module(args.reference).learning_rates(setup)
     log.add("lr", rates)
     log.save()
 

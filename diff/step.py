@@ -1,6 +1,7 @@
-"""What the steps share: arguments, the two sides, and the log that a side writes."""
+"""Common parts of the steps: arguments, the two sides, and the log that a side writes."""
 
 import argparse
+import importlib
 import time
 from pathlib import Path
 from typing import Callable, Dict, Mapping, Sequence, Tuple
@@ -27,7 +28,7 @@ def parse_args(description: str, own: Sequence[Tuple[str, Dict]] = (), dtypes: S
     for flag, options in own:
         parser.add_argument(flag, **options)
     args = parser.parse_args()
-    args.output = Path(args.output or inputs.ROOT / "diff" / "output" / f"{args.reference}_{args.dtype}")
+    args.output = Path(args.output or inputs.OUTPUT / f"{args.reference}_{args.dtype}")
     return args
 
 
@@ -42,19 +43,18 @@ def set_threads(args: argparse.Namespace) -> None:
         torch.set_num_threads(threads)
 
 
+def reference_module(reference: str):
+    """Import the file of a reference, which has a `Side` and `learning_rates`."""
+    return importlib.import_module(f"diff.{reference}_reference")
+
+
 def open_side(args: argparse.Namespace, setup: inputs.Setup, weights: Mapping[str, np.ndarray]):
     """The side that the arguments ask for, holding the given weights of ours."""
     if args.side == "paddle":
         from diff.ours import PaddleSide
         return PaddleSide(inputs.recipe(args.reference, setup), weights, args.dtype)
-    if args.reference == "mmseg":
-        from diff.mmseg_reference import Side
-    elif args.reference == "pytorch_encoding":
-        from diff.pytorch_encoding_reference import Side
-    else:
-        from diff.paddleseg_reference import Side
-        return Side(setup, weights, args.dtype, threads=args.threads)
-    return Side(setup, weights, args.dtype)
+    threads = {"threads": args.threads} if args.reference == "paddleseg" else {}
+    return reference_module(args.reference).Side(setup, weights, args.dtype, **threads)
 
 
 class Log:

@@ -1,4 +1,4 @@
-"""What the two sides on PyTorch share."""
+"""Common part of the two sides on PyTorch."""
 
 from typing import Dict, Mapping
 

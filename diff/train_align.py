@@ -9,9 +9,6 @@ seed<number>/loss (one value for each iteration), seed<number>/lr, seed<number>/
 first 50 iterations) and seed<number>/miou.
 """
 
-import fcntl
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Dict, Tuple
@@ -25,38 +22,17 @@ from diff import inputs, ours, step
 BATCH = 4
 SIZE = inputs.SIZES[0]
 # Momentum and decay are numbers that a float32 holds, since Paddle keeps them as such; with 0.9
-# the two curves would part sooner (see show_momentum.py).
+# the two curves would part sooner (see show.py momentum).
 RECIPE = dict(learning_rate=0.01, momentum=0.875, weight_decay=2.0 ** -11)
 SCENES = {"train": 40, "val": 40}
-SCENES_SEED = 1
-SCENES_NAME = f"scenes_{SIZE[0]}x{SIZE[1]}"
 
 
 def scenes() -> Dict[str, np.ndarray]:
-    """Normalised images and labels of every scene, {split}_{images|labels}, from a file that is written once.
-
-    The two sides may run at the same time; the second waits for the first.
-    """
-    path = inputs.ROOT / "diff" / "output" / f"{SCENES_NAME}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.is_file():
-            draw_scenes(path)
-    with np.load(path, allow_pickle=False) as stored:
-        return dict(stored)
-
-
-def draw_scenes(path: Path) -> None:
-    folder = path.with_suffix("")
-    counts = [flag for split, count in SCENES.items() for flag in (f"--{split}", str(count))]
-    subprocess.run([sys.executable, str(inputs.ROOT / "tools" / "make_scenes.py"), str(folder), *counts, "--test", "0",
-                    "--size", *map(str, SIZE), "--seed", str(SCENES_SEED), "--overwrite"], check=True)
-    arrays = {f"{split}_{name}": array for split in SCENES
-              for name, array in zip(("images", "labels"), read_split(folder, split))}
-    temporary = path.with_suffix(".part.npz")
-    np.savez(temporary, **arrays)
-    os.replace(temporary, path)
+    """Return the normalised images and the labels of every scene, {split}_{images|labels}."""
+    folder = inputs.OUTPUT / f"scenes_{SIZE[0]}x{SIZE[1]}"
+    inputs.draw_scenes(folder, SIZE, **SCENES)
+    return {f"{split}_{name}": array for split in ("train", "val")
+            for name, array in zip(("images", "labels"), read_split(folder, split))}
 
 
 def read_split(folder: Path, split: str) -> Tuple[np.ndarray, np.ndarray]:

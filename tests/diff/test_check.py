@@ -1,9 +1,7 @@
-"""What diff/check.py has to catch, most of which reprod_log's own report lets pass."""
+"""Faults that diff/check.py has to catch, most of which reprod_log's own report lets pass."""
 
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -24,7 +22,7 @@ def verdict(reference, ours, **changes):
 
 
 def save(path, log):
-    """As ReprodLogger.save does."""
+    """Save as ReprodLogger.save does."""
     np.save(str(path), log)
     return str(path)
 
@@ -64,13 +62,6 @@ def test_verdicts(reference, ours, passes, tolerance, use_tolerance):
     assert verdict(reference, ours).passed is passes
 
 
-@pytest.mark.parametrize("corrupt", [
-    lambda x: x.swapaxes(2, 3), lambda x: x[:, [1, 0, 2, 3, 4, 5]], lambda x: x[::-1], lambda x: -x,
-    lambda x: x * (1 + 1e-9)], ids=["transposed", "channels swapped", "images swapped", "sign", "scaled"])
-def test_a_wrong_array_fails(corrupt):
-    assert "difference" in verdict(feature_map(), corrupt(feature_map())).fault
-
-
 @pytest.mark.parametrize("reference, ours, fault", [
     *((np.ones(one), np.ones(other), "shapes differ") for one, other in (
         ((3, 1), (1, 3)), ((4, 1), (4,)), ((), (1,)), ((2, 3), (3, 2)), ((1, 6, 8, 8), (2, 6, 8, 8)))),
@@ -85,14 +76,11 @@ def test_arrays_that_can_not_be_compared_fail(reference, ours, fault):
     assert fault in verdict(reference, ours).fault
 
 
-def test_a_key_without_a_tolerance_fails(monkeypatch):
-    monkeypatch.setattr(check, "TOLERANCES", ())
-    assert "no tolerance" in verdict(np.ones(3), np.ones(3)).fault
-
-
-def test_key_sets_must_be_equal():
+def test_a_key_of_one_side_or_without_a_tolerance_fails(monkeypatch):
     rows = check.compare_logs({"a": np.ones(2), "b": np.ones(2)}, {"b": np.ones(2), "c": np.ones(2)}, **STEP)
     assert [(row.key, row.passed) for row in rows] == [("a", False), ("b", True), ("c", False)]
+    monkeypatch.setattr(check, "TOLERANCES", ())
+    assert "no tolerance" in verdict(np.ones(3), np.ones(3)).fault
 
 
 # Files.
@@ -138,7 +126,7 @@ def test_a_file_of_something_else(tmp_path, content):
         bad.write_bytes(content)
     elif content is not None:
         save(bad, content)
-    for pair in ((good, bad), (bad, good), (bad, bad)):
+    for pair in ((good, bad), (bad, good)):
         code, lines = run_check(tmp_path, *pair)
         assert code == 1 and lines[-1] == "diff check failed" and any("bad.npy" in line for line in lines), lines
 
@@ -176,27 +164,13 @@ def test_the_log_is_read_as_reprod_log_writes_it(tmp_path):
         np.testing.assert_array_equal(log[key], array)
 
 
-def test_the_command_line(tmp_path):
-    good = save(tmp_path / "good.npy", {KEY: feature_map()})
-    bad = save(tmp_path / "bad.npy", {KEY: feature_map(seed=1)})
-    command = [sys.executable, check.__file__, good, "--step", "forward", "--dtype", "float64", "--log", "x_diff.log"]
-    for other, code, text in ((good, 0, "forward: passed, 1 arrays"), (bad, 1, "forward: FAILED, 1 arrays")):
-        done = subprocess.run([*command[:3], other, *command[3:]], cwd=tmp_path, capture_output=True, text=True)
-        assert (done.returncode, done.stdout.splitlines()[-1]) == (code, f"{text}; x_diff.log"), done.stderr
-
-
 # The table.
 
 
-@pytest.mark.parametrize("step, dtype, key, reference, largest", [
-    ("forward", "float64", "64x128/eval/seg", "mmseg", 1e-10),
-    ("forward", "float64", "97x161/train/aux", "mmseg", 5e-5),
-    ("forward", "float32", "64x128/eval/seg", "paddleseg", 1e-5), ("loss", "float64", "x/se", "mmseg", 1e-12),
-    ("bp_align", "float64", "gradient/head.weight", "mmseg", 1e-9), ("metric", "float64", "iou", "mmseg", 0.0),
-])
-def test_the_first_tolerance_that_fits_counts(step, dtype, key, reference, largest):
-    assert check.find_tolerance(step, reference, dtype, key).largest == largest
-    assert check.find_tolerance("other", reference, dtype, key) is None
+def test_the_first_tolerance_that_fits_counts():
+    assert check.find_tolerance("forward", "mmseg", "float64", "97x161/train/aux").largest == 5e-5
+    assert check.find_tolerance("forward", "mmseg", "float64", "64x128/eval/seg").largest == 1e-10
+    assert check.find_tolerance("other", "mmseg", "float64", "64x128/eval/seg") is None
 
 
 def test_the_worst_row_is_a_failed_one():

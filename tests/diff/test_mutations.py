@@ -19,12 +19,6 @@ def test_a_mutation_that_does_not_fit_stops_it():
         mutations.mutate("", mutations.MUTATIONS[0])
 
 
-def test_a_copy_is_whole_and_apart(tmp_path):
-    tree = mutations.copy_tree(tmp_path)
-    assert (tree / "diff" / "mutations.py").is_file() and (tree / "paddleseg" / "models" / "encnet.py").is_file()
-    assert not list(tree.rglob("__pycache__")) and not (tree / "diff" / "output").exists()
-
-
 @pytest.mark.parametrize("crash, difference, is_caught", [
     ("", "forward: x", True), ("", None, False), ("SyntaxError", None, False)])
 def test_only_a_difference_counts(crash, difference, is_caught):

@@ -87,15 +87,10 @@ def test_ours_waits_for_the_reference_where_it_replays(scripts):
         assert run_one(scripts, "data", is_in_order=True).passed
 
 
-def test_each_log_has_a_name_of_its_own():
+def test_each_step_is_in_both_runs_and_each_log_has_a_name_of_its_own():
     names = [run.log_name(job, run.JOBS) for job in run.JOBS]
     assert len(set(names)) == len(names)
     assert {f"{step}_diff.log" for step in check.STEPS} <= set(names)
-    assert {(job.step, job.reference) for job in run.JOBS if run.log_name(job, run.JOBS) == f"{job.step}_diff.log"} == {
-        (step, "mmseg") for step in check.STEPS}
-
-
-def test_every_step_is_in_both_runs():
     for jobs in (run.JOBS, [job for job in run.JOBS if job.is_quick]):
         assert {job.step for job in jobs} == set(check.STEPS)
 
@@ -105,7 +100,7 @@ def test_the_report(scripts):
     results = [run_one(scripts, step, *flags) for step, flags in (
         ("forward", ()), ("bp_align", ("--shift", "1e-9")), ("train_align", ()), ("forward", ("--fail",)))]
     path = scripts.parent / "logs/report.html"
-    report.write([result.described() for result in results], "a <title>", scripts.parent / "output", path)
+    report.write(results, "a <title>", scripts.parent / "output", path)
     text = path.read_text()
     assert text.count("<figure>") == 4
     assert "a &lt;title&gt;: 3 of 4 comparisons passed" in text and "the reason" in text
