@@ -55,9 +55,9 @@ test-all: test  ## then launches of several processes, survival, browser and Pad
 	@$(call get_paddleseg,$(VENV_PYTHON)) || echo "no PaddleSeg from PyPI: the tests that read its files are skipped"
 	$(VENV_PYTHON) -m pytest -q -rs -m slow $(TEST_ARGS)
 
-soak:  ## ruin runs in every way we know, in full: 20 minutes (SOAK_ARGS=... goes to tests/survival/soak.py)
+soak:  ## ruin runs in every way we know, in full: 20 minutes (SOAK=0.1: a tenth; SOAK_ARGS="-k kill" goes to pytest)
 	@$(SETUP)
-	$(VENV_PYTHON) tests/survival/soak.py $(SOAK_ARGS)
+	SOAK=$(or $(SOAK),1) $(VENV_PYTHON) -m pytest -q -s -rs tests/survival $(SOAK_ARGS)
 
 lint:  ## ruff alone
 	@$(SETUP)

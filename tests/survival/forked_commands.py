@@ -25,7 +25,7 @@ ADDRESS_SPACE_BYTES = 4 << 30
 
 @dataclass
 class Ended:
-    """How a command ended."""
+    """End of a command."""
 
     TIMED_OUT: ClassVar[int] = -1000
     CRASHED: ClassVar[int] = -1001
@@ -72,7 +72,7 @@ def run_forked(command: Sequence, folder: Path, **environment: str) -> Ended:
 
 
 def _become(command: List[str], folder: str, environment: Dict[str, str], files: Dict[str, str]) -> None:
-    """In the fork: run a script as Python would, under limits, and write how it ended."""
+    """Run a script in the fork as Python would, under limits, and write how it ended."""
     os.setsid()
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(files[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

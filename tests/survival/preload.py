@@ -5,7 +5,7 @@ import pkgutil
 import warnings
 import zlib  # noqa: F401  (before Paddle 2.6, whose own zlib would otherwise serve OpenCV, and fail)
 
-import pytest  # noqa: F401  (for soak.py)
+import pytest  # noqa: F401  (as forked_commands does)
 
 import paddleseg
 

@@ -16,7 +16,7 @@ import time
 import uuid
 from pathlib import Path
 from random import Random
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from outcome import Outcome, choices
 
@@ -26,9 +26,9 @@ ITERS = {1: 24, 2: 10}  # by the number of processes
 SAVE_INTERVAL = 2
 TIME_LIMIT_SEC = 120
 MOST_MISSES = 10
-# The files of a checkpoint, and those of the best model, that a run and its repetition share bit for bit.
+# Files of a checkpoint, and of the best model, that a run and its repetition share bit for bit.
 CHECKPOINT = ("model.pdparams", "model.pdopt", "train_state.json")
-BEST = ("model.pdparams", "score.json")
+BEST = ("best_model/model.pdparams", "best_model/score.json")
 # Options that a run may change without becoming another one.
 FREE_KEYS = ("keep_checkpoint_max", "log_iters", "num_workers", "save_interval")
 TIMES = ("batch_cost", "reader_cost", "ips", "eta_sec")
@@ -135,11 +135,6 @@ class Session:
         return [pid for pid in sorted(map(int, filter(str.isdigit, os.listdir("/proc"))), reverse=True)
                 if mark in read_proc(pid, "environ")]
 
-    def workers(self) -> List[int]:
-        """The processes that read for the first one: it has forked them, so that their command is its own."""
-        own = read_proc(self._process.pid, "cmdline")
-        return [pid for pid in self.processes() if pid != self._process.pid and read_proc(pid, "cmdline") == own]
-
     def kill(self) -> None:
         """Kill every process, and those that they have started meanwhile."""
         atexit.unregister(self.kill)
@@ -225,30 +220,22 @@ def damages(save_dir: Path) -> List[str]:
 
 
 def differences(save_dir: Path, whole: Path) -> List[str]:
-    """Where the checkpoints of a run aren't those of the undisturbed one, bit by bit."""
+    """Name what of the checkpoints of a run differs from the undisturbed one, bit by bit."""
     found = []
     for iteration in iterations(save_dir):
         directory, expected = save_dir / f"iter_{iteration}", whole / f"iter_{iteration}"
-        if not expected.is_dir():  # saved because of a signal
-            continue
-        names = ["model.pdparams", "model.pdopt", *(["score.json"] if (directory / "score.json").exists() else [])]
-        found += [f"{directory.name}/{name} differs" for name in names
-                  if (directory / name).read_bytes() != (expected / name).read_bytes()]
-        if _state(directory) != _state(expected):
-            found.append(f"{directory.name}/train_state.json differs")
+        names = [*CHECKPOINT, *(["score.json"] if (directory / "score.json").exists() else [])]
+        if expected.is_dir():  # otherwise saved because of a signal
+            found += [f"{directory.name}/{name} differs" for name in names
+                      if _content(directory / name) != _content(expected / name)]
     return found
 
 
 def final_differences(save_dir: Path, whole: Path, same_log: bool = True) -> List[str]:
-    """The same of a finished run: its last checkpoint, its best model and its record, and nothing is left over."""
-    found, last = differences(save_dir, whole), f"iter_{iterations(whole)[-1]}"
-    found += [f"{path} is missing" for path in [f"{last}/score.json", *(f"best_model/{name}" for name in BEST)]
-              if not (save_dir / path).exists()]
-    found += [f"best_model/{name} differs" for name in BEST if (save_dir / "best_model" / name).exists()
-              and (save_dir / "best_model" / name).read_bytes() != (whole / "best_model" / name).read_bytes()]
-    if same_log and _records(save_dir) != _records(whole):
-        found.append("log.jsonl differs")
-    return found + leftovers(save_dir)
+    """Name the same of a finished run: its last checkpoint, its best model and its record, and what is left over."""
+    names = [f"iter_{iterations(whole)[-1]}/score.json", *BEST, *(["log.jsonl"] if same_log else [])]
+    return [*differences(save_dir, whole), *leftovers(save_dir), *(
+        f"{name} is missing or differs" for name in names if _content(save_dir / name) != _content(whole / name))]
 
 
 def leftovers(save_dir: Path) -> List[str]:
@@ -257,15 +244,17 @@ def leftovers(save_dir: Path) -> List[str]:
                   if path.name.endswith((".tmp", ".old")))
 
 
-def _records(save_dir: Path) -> List[Dict]:
-    """The run's record without what it says of time."""
-    lines = (save_dir / "log.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
-
-
-def _state(directory: Path) -> Dict:
-    state = json.loads((directory / "train_state.json").read_text())
-    return {**state, "config": {key: value for key, value in state["config"].items() if key not in FREE_KEYS}}
+def _content(path: Path) -> Union[bytes, List[Dict], None]:
+    """Content of a file without times and without what may change; None if there is no file."""
+    if not path.exists():
+        return None
+    if path.name == "log.jsonl":
+        return [{key: value for key, value in json.loads(line).items() if key not in TIMES}
+                for line in path.read_text().splitlines()]
+    if path.name == "train_state.json":
+        state = json.loads(path.read_text())
+        return [{**state, "config": {key: value for key, value in state["config"].items() if key not in FREE_KEYS}}]
+    return path.read_bytes()
 
 
 # ---- disturbing it -----------------------------------------------------------------------------------
@@ -326,3 +315,39 @@ def _judge(session: Session, whole: Path, finished: bool, same_log: bool) -> Lis
     if after < before:
         faults.append(f"iter_{before} was there, now iter_{after} is the newest")
     return faults or (final_differences(run, whole, same_log) if finished else differences(run, whole))
+
+
+class Strike(NamedTuple):
+    """A disturbance at a random moment: after the start if `from_start`, otherwise after the first line of the log."""
+
+    name: str
+    deliver: Callable[[Session], None]
+    judge: Callable[[Session], List[str]]
+    from_start: bool = False
+
+
+def survive_strikes(strikes: Sequence[Strike], processes: int, count: int, folder: Path) -> Outcome:
+    """Strike runs with each of these in turn."""
+    seconds = uninterrupted(processes).seconds
+
+    def disturb(random: Random, number: int, run: Path) -> Tuple[Session, Optional[Hit]]:
+        strike = strikes[number % len(strikes)]
+        from_start = strike.from_start and number // len(strikes) % 4 == 1  # an import takes as long as the training
+        delay_sec = random.uniform(0.0, seconds if from_start else seconds / 2)
+        session = Session(run, "--resume", "auto", processes=processes)
+        if not session.wait_for(delay_sec, logged=not from_start):
+            return session, None
+        kind = phase(session)
+        strike.deliver(session)
+        if session.code == 0:  # it was at its very end
+            return session, None
+        what = f"{strike.name} after {delay_sec:.3f} s, while {kind} (try {number})"
+        return session, Hit(what, kind, strike.judge(session))
+
+    return survive(strikes[0].name, disturb, count, folder, processes)
+
+
+def phase(session: Session) -> str:
+    if not session.logged:
+        return "starting"
+    return "saving" if list(session.save_dir.glob("*.tmp")) else "training or evaluating"

@@ -29,7 +29,6 @@ FORMATS = {"png": {}, "jpg": {"quality": 90}, "bmp": {}, "tif": {"compression": 
 # An intact case takes about 200 MB; a process that grows beyond this is taken to have been blown up.
 MEMORY_LIMIT_BYTES = 1 << 30
 OUT = "out"
-_RECORDS = {"config.yml", "train.log", "log.jsonl"}
 _ERROR_LINE = re.compile(r"\w+Error: \S")
 
 
@@ -150,12 +149,11 @@ def _fault_of_files(script: str, folder: Path, ended: Ended) -> str:
             Image.open(picture).load()
     if "[TRAIN]" in ended.out or ended.code == 0:
         return "; ".join(damages(out))
-    if script != "train.py" or not out.exists():
-        return ""
-    # Configs and weights are refused before the run begins; files may be found faulty in its midst.
+    # A config or weights are refused before the run begins; files may be found faulty in its midst.
     early = re.search("^(ConfigError|WeightsError): ", ended.err, re.MULTILINE)
-    entries = {path.name for path in out.iterdir()} - ({".lock"} if early else {".lock", *_RECORDS})
-    return f"left {entries} in {OUT}" if entries else ""
+    allowed = {".lock"} if early else {".lock", "config.yml", "train.log", "log.jsonl"}
+    left = {path.name for path in out.glob("*")} - allowed
+    return f"left {left} in {OUT}" if left and script == "train.py" else ""
 
 
 def rewrite_sums(directory: Path) -> None:

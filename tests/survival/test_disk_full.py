@@ -13,32 +13,26 @@ from outcome import Fault, Outcome, check
 from real_run import FAULTY_MACHINE, SAVE_INTERVAL, Hit, Session, iterations, leftovers, survive, uninterrupted
 
 # The file that finds the disk full; {n} is the iteration of a later save.
-TARGETS = ["iter_{n}.tmp/model.pdopt", "best_model.tmp/model.pdparams", "train.log", "iter_{n}/score.json",
-           "iter_{n}.tmp/model.pdparams", "iter_{n}.tmp/train_state.json", "log.jsonl", "iter_{n}.tmp/SHA256SUMS",
-           "config.yml", "best_model.tmp/score.json"]
-LOGS = ("train.log", "log.jsonl")
+TARGETS = ["iter_{n}.tmp/model.pdopt", "best_model.tmp/model.pdparams", "iter_{n}/score.json", "config.yml",
+           "iter_{n}.tmp/model.pdparams", "iter_{n}.tmp/train_state.json", "iter_{n}.tmp/SHA256SUMS"]
 DISK_BYTES = 8 << 20
 PAGE_BYTES = 4096
 
 
 def refuse_writes(random: Random, number: int, run: Path) -> Tuple[Session, Optional[Hit]]:
-    """No file grows beyond a limit from the moment on when one target is written."""
+    """Let no file grow beyond a limit from the moment on when one target is written."""
     later = max(iterations(run), default=0) + SAVE_INTERVAL * random.randint(2, 3)
     target = TARGETS[number % len(TARGETS)].format(n=later)
     folder, _, name = target.rpartition("/")
-    if name in LOGS:
-        size = (run / name).stat().st_size if (run / name).exists() else 0
-        limit_bytes = random.randrange(size, size + 10_000)
-    else:
-        whole = uninterrupted(1).save_dir / re.sub(r"iter_\d+", "iter_2", folder.replace(".tmp", ""))
-        limit_bytes = random.randrange((whole / name).stat().st_size)
+    whole = uninterrupted(1).save_dir / re.sub(r"iter_\d+", "iter_2", folder.replace(".tmp", "")) / name
+    limit_bytes = random.randrange(whole.stat().st_size)
     pattern = rf"open .*{re.escape(folder)}/\.?{re.escape(name)}(\.\d+\.tmp)?"
     session = Session(run, "--resume", "auto", through=[FAULTY_MACHINE, "fill", pattern, limit_bytes])
     return session, judge(session, f"no file beyond {limit_bytes} bytes from {target} on")
 
 
 def fill_small_disk(random: Random, number: int, run: Path) -> Tuple[Session, Optional[Hit]]:
-    """A file beside the run leaves room, at some moment, for a part of a checkpoint."""
+    """Fill the disk at some moment, but for a part of a checkpoint."""
     delay_sec = random.uniform(0.0, uninterrupted(1).seconds / 3)
     # Weights and optimizer state take 155 pages, the small files that come after them one each.
     left_bytes = random.choice((random.randrange(4), random.randrange(150), random.randrange(152, 160))) * PAGE_BYTES

@@ -2,8 +2,6 @@
 
 import re
 import signal
-import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -17,14 +15,14 @@ from real_run import (
     SAVE_INTERVAL,
     Hit,
     Session,
+    Strike,
     iterations,
-    send_to,
     survive,
-    uninterrupted,
+    survive_strikes,
 )
 
 RESUMABLE = 75  # EX_TEMPFAIL
-# That a run gets to stop in: an iteration and a save take a tenth of a second; Paddle's launcher waits 30 s for a rank.
+# An iteration and a save take a tenth of a second; Paddle's launcher waits 30 s for a rank.
 STOP_SEC = {1: 15.0, 2: 60.0}
 # The changes in the file system at which most hangs, and which of those from there on; {n} is a later iteration, {old}
 # one whose checkpoint goes then. At the end come all in their order from one save to the next.
@@ -39,47 +37,9 @@ STEPS = [
 # The same for a signal that only asks to stop.
 STOP_STEPS = [
     (r"open .*/log\.jsonl", 1),  # after the start, before the first iteration
-    (r"open .*/train\.log", 1), (r"open .*/\.config\.yml.*", 1), (r"open .*/\.log\.jsonl.*", 1),
-    (r"os.mkdir .*/iter_{n}\.tmp", 1), (r"os.rename .*/iter_{n}\.tmp", 1), ("os.rename .*/iter_{old}", 3),
-    ("os.mkdir .*/best_model.tmp", 1), ("os.rename .*/best_model", 2), (r"open .*/iter_{n}/\.score\.json.*", 1),
+    (r"open .*/\.config\.yml.*", 1), (r"os.mkdir .*/iter_{n}\.tmp", 1), (r"os.rename .*/iter_{n}\.tmp", 1),
+    ("os.rename .*/iter_{old}", 3), ("os.rename .*/best_model", 2), (r"open .*/iter_{n}/\.score\.json.*", 1),
 ]
-
-
-@dataclass
-class Strike:
-    """A disturbance at a random moment: after the start if `from_start`, otherwise after the first line of the log."""
-
-    name: str
-    deliver: Callable[[Session], None]
-    judge: Callable[[Session], List[str]]
-    from_start: bool = False
-
-
-def survive_strikes(strikes: Sequence[Strike], processes: int, count: int, folder: Path) -> Outcome:
-    """Strike runs in turn with these."""
-    seconds = uninterrupted(processes).seconds
-
-    def disturb(random: Random, number: int, run: Path) -> Tuple[Session, Optional[Hit]]:
-        strike = strikes[number % len(strikes)]
-        from_start = strike.from_start and number // len(strikes) % 4 == 1  # an import takes as long as the training
-        delay_sec = random.uniform(0.0, seconds if from_start else seconds / 2)
-        session = Session(run, "--resume", "auto", processes=processes)
-        if not session.wait_for(delay_sec, logged=not from_start):
-            return session, None
-        kind = phase(session)
-        strike.deliver(session)
-        if session.code == 0:  # it was at its very end
-            return session, None
-        what = f"{strike.name} after {delay_sec:.3f} s, while {kind} (try {number})"
-        return session, Hit(what, kind, strike.judge(session))
-
-    return survive(strikes[0].name, disturb, count, folder, processes)
-
-
-def phase(session: Session) -> str:
-    if not session.logged:
-        return "starting"
-    return "saving" if list(session.save_dir.glob("*.tmp")) else "training or evaluating"
 
 
 def survive_steps(fault: str, steps: Sequence[Tuple[str, int]], judge: Callable[[Session], List[str]], count: int,
@@ -99,33 +59,19 @@ def survive_steps(fault: str, steps: Sequence[Tuple[str, int]], judge: Callable[
     return survive(f"{fault} steps", disturb, count, folder)
 
 
-# ---- strikes -----------------------------------------------------------------------------------------
-
 def kill_main(session: Session) -> None:
     session.send(signal.SIGKILL)
     session.wait()
 
 
 def judge_kill(session: Session) -> List[str]:
-    """A run is dead, and its workers end by themselves."""
+    """The run is dead, and its workers end by themselves."""
     faults = [] if session.code == -signal.SIGKILL else [f"exit code {session.code}: {session.printed[-1000:]}"]
     return faults + session.orphans()
 
 
-def terminate_slow_readers(session: Session) -> None:
-    """SIGTERM to every process, as Slurm and systemd send it, while the workers are in the midst of a picture."""
-    workers = session.workers()
-    for pid in workers:
-        send_to(pid, signal.SIGSTOP)
-    time.sleep(0.2)  # now the run waits for them, if it is training
-    session.send(signal.SIGTERM, everyone=True)
-    for pid in workers:
-        send_to(pid, signal.SIGCONT)
-
-
 def judge_stop(session: Session, processes: int = 1) -> List[str]:
-    """A run that was told to stop saves, says how to go on, and ends with 75; Paddle's launcher ends with the signal's
-    number instead."""
+    """The run saves, says how to go on and ends with 75; Paddle's launcher ends with the signal's number instead."""
     code = session.wait(STOP_SEC[processes])
     if code is None:
         return [f"it goes on for more than {STOP_SEC[processes]:.0f} s"]
@@ -145,7 +91,8 @@ def judge_stop(session: Session, processes: int = 1) -> List[str]:
 KILL = Strike("SIGKILL", kill_main, judge_kill, from_start=True)
 KILL_ALL = Strike("SIGKILL of all processes", Session.kill, Session.orphans, from_start=True)
 TERMINATE = Strike("SIGTERM", lambda session: session.send(signal.SIGTERM), judge_stop)
-TERMINATE_ALL = Strike("SIGTERM to all processes", terminate_slow_readers, judge_stop)
+TERMINATE_ALL = Strike("SIGTERM to all processes",  # as Slurm and systemd send it
+                       lambda session: session.send(signal.SIGTERM, everyone=True), judge_stop)
 INTERRUPT = Strike("Ctrl-C", lambda session: session.send(signal.SIGINT), judge_stop)
 TERMINATE_LAUNCHER = Strike("SIGTERM to the launcher", TERMINATE.deliver, partial(judge_stop, processes=2))
 

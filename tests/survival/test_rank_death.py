@@ -6,65 +6,56 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
-from random import Random
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional
 
 import pytest
 from outcome import Fault, check
-from real_run import ITERS, Hit, Session, command_of, iterations, read_proc, survive, uninterrupted
+from real_run import ITERS, Session, Strike, command_of, iterations, read_proc, survive_strikes
 
 GONE_SEC = 30.0  # within which a dead rank, or launcher, takes all others along
 RANKS = 2
 
 
-def kill_rank(random: Random, number: int, run: Path) -> Tuple[Session, Optional[Hit]]:
-    """SIGKILL one rank at any moment of its life."""
-    victim, from_start = random.randrange(RANKS), number % 4 == 1
-    session, delay_sec = start(random, run, from_start)
+def kill_rank(victim: int, session: Session) -> None:
     while session.code is None and victim not in ranks(session):
         time.sleep(0.001)
-    if session.code is not None:
-        return session, None
-    os.kill(ranks(session)[victim], signal.SIGKILL)
+    if session.code is None:
+        os.kill(ranks(session)[victim], signal.SIGKILL)
+        session.wait(GONE_SEC)
+
+
+def judge_rank_death(victim: int, session: Session) -> List[str]:
     faults = judge_end(session)
     if not session.code:
         faults.append(f"the launcher's exit code is {session.code}")
-    said = session.printed + workerlog(run, 1 - victim)
-    if f"{run.name}_ranks/workerlog.{victim}" not in said:
-        faults.append(f"the log of the dead rank isn't named: {said[-1000:]}")
-    return session, Hit(f"SIGKILL of rank {victim} after {delay_sec:.3f} s (try {number})",
-                        "starting" if from_start else "training", faults)
+    printed = session.printed + workerlog(session.save_dir, 1 - victim)
+    if f"{session.save_dir.name}_ranks/workerlog.{victim}" not in printed:
+        faults.append(f"the log of the dead rank isn't named: {printed[-1000:]}")
+    return faults
 
 
-def kill_launcher(random: Random, number: int, run: Path) -> Tuple[Session, Optional[Hit]]:
-    """SIGKILL the launcher while its ranks train: they save and stop."""
-    session, delay_sec = start(random, run, from_start=False)
-    if session.code is not None:
-        return session, None
-    os.kill(launcher_of(session), signal.SIGKILL)
-    faults, log = judge_end(session), workerlog(run, 0)
+def kill_launcher(session: Session) -> None:
+    pid = launcher_of(session)
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+    session.wait(GONE_SEC)
+
+
+def judge_launcher_death(session: Session) -> List[str]:
+    """The ranks save and stop."""
+    faults, run = judge_end(session), session.save_dir
+    log = workerlog(run, 0)
     finished = (run / f"iter_{ITERS[RANKS]}" / "score.json").exists()  # it was about to end well, and did
     if not finished and "--resume auto" not in log[-1000:]:
         faults.append(f"no word of how to go on: {log[-500:]}")
     if not finished and session.trained and session.trained not in iterations(run):
         faults.append(f"iteration {session.trained} was trained and isn't saved")
-    return session, Hit(f"SIGKILL of the launcher after {delay_sec:.3f} s (try {number})", "training", faults)
-
-
-def start(random: Random, run: Path, from_start: bool) -> Tuple[Session, float]:
-    """A session at a random moment of its life, or ended."""
-    seconds = uninterrupted(RANKS).seconds
-    delay_sec = random.uniform(seconds / 4, seconds) if from_start else random.uniform(0.0, seconds / 2)
-    session = Session(run, "--resume", "auto", processes=RANKS)
-    session.wait_for(delay_sec, logged=not from_start)
-    return session, delay_sec
+    return faults
 
 
 def judge_end(session: Session) -> List[str]:
     """Every process must be gone in time, of itself."""
-    deadline = time.monotonic() + GONE_SEC
-    session.wait(GONE_SEC)
-    return session.orphans(max(0.0, deadline - time.monotonic()))
+    return ([] if session.code is not None else ["the launcher goes on"]) + session.orphans(GONE_SEC)
 
 
 def launcher_of(session: Session) -> Optional[int]:
@@ -72,7 +63,7 @@ def launcher_of(session: Session) -> Optional[int]:
 
 
 def ranks(session: Session) -> Dict[int, int]:
-    """The pid of each rank that is there: a child of the launcher."""
+    """Return the pid of each rank that is there: a child of the launcher."""
     found, launcher = {}, launcher_of(session)
     for pid in session.processes():
         rank = re.search(rb"(?:^|\0)PADDLE_TRAINER_ID=(\d+)\0", read_proc(pid, "environ"))
@@ -88,9 +79,12 @@ def workerlog(run: Path, rank: int) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
+RANK_DEATHS = [Strike(f"SIGKILL of rank {rank}", partial(kill_rank, rank), partial(judge_rank_death, rank),
+                      from_start=True) for rank in range(RANKS)]
+LAUNCHER_DEATH = Strike("SIGKILL of the launcher", kill_launcher, judge_launcher_death)
 FAULTS = [
-    Fault("SIGKILL of one rank of two", 1, 10, partial(survive, "rank death", kill_rank, processes=RANKS)),
-    Fault("SIGKILL of the launcher", 1, 5, partial(survive, "launcher death", kill_launcher, processes=RANKS)),
+    Fault("SIGKILL of one rank of two", 1, 10, partial(survive_strikes, RANK_DEATHS, RANKS)),
+    Fault("SIGKILL of the launcher", 1, 5, partial(survive_strikes, [LAUNCHER_DEATH], RANKS)),
 ]
 
 
