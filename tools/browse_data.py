@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import ConfigError, RunError, SizeMismatchError
-from paddleseg.utils.cli import add_debug_flag, add_plugins_flag, run_main
+from paddleseg.utils.cli import add_config_flags, run_main
 
 CELL_PX = 300  # width of a sample on the sheet
 GAP_PX, LINE_PX, MARGIN_PX = 6, 16, 12
@@ -38,16 +38,12 @@ class Sample(NamedTuple):
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
+    add_config_flags(parser)
     parser.add_argument("--save_path", default="output/samples.png", metavar="FILE",
                         help="the sheet, a PNG file (default: %(default)s)")
     parser.add_argument("--count", type=int, default=16, metavar="N", help="samples to draw (default: %(default)s)")
-    parser.add_argument("--opts", nargs="+", action="extend", metavar="KEY=VALUE", default=[],
-                        help="override values of the recipe, such as seed=7")
     parser.add_argument("--num_workers", type=int, metavar="N",
                         help="processes that read data (default: by the cores)")
-    add_plugins_flag(parser)
-    add_debug_flag(parser)
     return parser.parse_args(argv)
 
 

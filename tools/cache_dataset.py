@@ -1,4 +1,4 @@
-"""Decode the images and labels of a recipe's data set once, into files that training maps into memory.
+"""Decode the images and labels of a config's data set once, into files that training maps into memory.
 
     python tools/cache_dataset.py --config configs/encnet/encnet_cityscapes.yml --cache_dir /fast/cityscapes
     python train.py --config configs/encnet/encnet_cityscapes.yml --opts train_dataset.cache=/fast/cityscapes
@@ -17,26 +17,20 @@ from typing import Optional, Sequence
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import ConfigError, DataError
-from paddleseg.utils.cli import add_debug_flag, add_plugins_flag, run_main
-from paddleseg.utils.cores import usable_cores
+from paddleseg.utils.cli import add_config_flags, add_processes_flag, run_main
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
-    parser.add_argument("--opts", nargs="+", action="extend", metavar="KEY=VALUE", default=[],
-                        help="override values of the recipe, such as train_dataset.dataset_root=data/mine")
+    add_config_flags(parser)
     parser.add_argument("--split", choices=["train", "val", "test"], default="train",
-                        help="train_dataset, val_dataset or test_dataset of the recipe (default: %(default)s)")
+                        help="train_dataset, val_dataset or test_dataset of the config (default: %(default)s)")
     parser.add_argument("--cache_dir", required=True, metavar="DIR",
                         help="where to write; each split has a folder in it")
-    parser.add_argument("--num_workers", type=int, default=usable_cores(), metavar="N",
-                        help="processes; the files don't depend on it (default: %(default)s, the cores)")
+    add_processes_flag(parser)
     parser.add_argument("--verify", action="store_true",
                         help="write nothing; compare every byte of the cache that is there with its checksum")
-    add_plugins_flag(parser)
-    add_debug_flag(parser)
     return parser.parse_args(argv)
 
 

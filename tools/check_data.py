@@ -26,8 +26,7 @@ from paddleseg.datasets.base import MODES, NO_FOREGROUND, LabelValues, own_label
 from paddleseg.datasets.dataset import find_listed, name_classes
 from paddleseg.datasets.listing import Listing
 from paddleseg.transforms.image_io import has_exif_rotation
-from paddleseg.utils.cli import add_debug_flag, printable, run_main
-from paddleseg.utils.cores import usable_cores
+from paddleseg.utils.cli import add_debug_flag, add_processes_flag, printable, run_main
 from paddleseg.utils.parallel import map_parallel
 
 CUSTOM_FLAGS = ("train_path", "val_path", "test_path",
@@ -44,15 +43,6 @@ class Classes(NamedTuple):
     label_values: Dict[str, LabelValues]
 
 
-class Layout(NamedTuple):
-    """A public data set: its class, how a split is listed, and the paths of which one exists where a split does."""
-
-    dataset: type
-    find: Callable[[str, str], Listing]
-    marks: Callable[[str, str], Sequence[str]]
-    splits: Sequence[str] = MODES
-
-
 class Finding(NamedTuple):
     """Facts of a sample: its size, the pixels of each label value, whether EXIF turns the image; or an error."""
 
@@ -66,29 +56,22 @@ def find_voc(root: str, mode: str) -> Listing:
     return pascal_voc.find_voc_aug(root) if mode == "aug" else pascal_voc.find_voc(root, mode)
 
 
-def cityscapes_marks(root: str, mode: str) -> List[str]:
-    return [os.path.join(root, cityscapes.IMAGE_FOLDER, mode), os.path.join(root, f"{mode}.txt")]
+def devkit_list(module, root: str, mode: str) -> str:
+    return module.list_path_of(pascal_voc.devkit_folder(root, module.RELEASE), mode)
 
 
-def ade20k_marks(root: str, mode: str) -> List[str]:
-    return [os.path.join(root, "images", ade20k.FOLDERS[mode])]
-
-
-def voc_marks(root: str, mode: str) -> List[str]:
-    return [pascal_voc.list_path_of(pascal_voc.devkit_folder(root, pascal_voc.RELEASE), mode)]
-
-
-def context_marks(root: str, mode: str) -> List[str]:
-    return [pascal_context.list_path_of(pascal_voc.devkit_folder(root, pascal_context.RELEASE), mode)]
-
-
+# data set, the function that lists a split, and the one that gives the paths of which one exists where a split does
 LAYOUTS = {
-    "cityscapes": Layout(cityscapes.Cityscapes, cityscapes.find_cityscapes, cityscapes_marks),
-    "ade20k": Layout(ade20k.ADE20K, ade20k.find_ade20k, ade20k_marks),
-    "voc": Layout(pascal_voc.PascalVOC, find_voc, voc_marks, (*MODES, "aug")),
-    "context": Layout(pascal_context.PascalContext, pascal_context.find_pascal_context, context_marks),
-    "context59": Layout(pascal_context.PascalContext59, pascal_context.find_pascal_context, context_marks),
+    "cityscapes": (cityscapes.Cityscapes, cityscapes.find_cityscapes,
+                   lambda root, mode: [os.path.join(root, cityscapes.IMAGE_FOLDER, mode),
+                                       os.path.join(root, f"{mode}.txt")]),
+    "ade20k": (ade20k.ADE20K, ade20k.find_ade20k,
+               lambda root, mode: [os.path.join(root, "images", ade20k.FOLDERS[mode])]),
+    "voc": (pascal_voc.PascalVOC, find_voc, lambda root, mode: [devkit_list(pascal_voc, root, mode)]),
+    "context": (pascal_context.PascalContext, pascal_context.find_pascal_context,
+                lambda root, mode: [devkit_list(pascal_context, root, mode)]),
 }
+LAYOUTS["context59"] = (pascal_context.PascalContext59, *LAYOUTS["context"][1:])
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -107,8 +90,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     custom.add_argument("--separator", help="what divides image and label in a line (default: a blank)")
     custom.add_argument("--ignore_index", type=int, metavar="I", help="the value of no class (default: 255)")
     custom.add_argument("--class_names", nargs="+", metavar="NAME", help="for the table (default: numbers)")
-    parser.add_argument("--num_workers", type=int, default=usable_cores(), metavar="N",
-                        help="processes (default: %(default)s, the cores)")
+    add_processes_flag(parser)
     add_debug_flag(parser)
     return parser.parse_args(argv)
 
@@ -118,11 +100,11 @@ def list_public(args: argparse.Namespace) -> Tuple[Classes, Dict[str, Listing]]:
     given = [f"--{name}" for name in CUSTOM_FLAGS if getattr(args, name) is not None]
     if given:
         raise ConfigError(f"{', '.join(given)}: only for --type custom; {args.type} has its own")
-    layout, root = LAYOUTS[args.type], args.dataset_root
-    splits = [split for split in layout.splits if any(map(is_filled, layout.marks(root, split)))] or ["train"]
-    dataset = layout.dataset
+    (dataset, find, marks), root = LAYOUTS[args.type], args.dataset_root
+    splits = [*MODES, "aug"] if args.type == "voc" else MODES
+    splits = [split for split in splits if any(map(is_filled, marks(root, split)))] or ["train"]
     return (Classes(dataset.class_names, dataset.ignore_index, dataset.label_values),
-            {split: find_or_error(layout.find, root, split) for split in splits})
+            {split: find_or_error(find, root, split) for split in splits})
 
 
 def is_filled(path: str) -> bool:

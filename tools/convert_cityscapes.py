@@ -17,8 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paddleseg.cvlibs.errors import DataError
 from paddleseg.datasets.cityscapes import LABEL_FOLDER, TRAIN_IDS_ENDING, check_folders
-from paddleseg.utils.cli import add_debug_flag, run_main
-from paddleseg.utils.cores import usable_cores
+from paddleseg.utils.cli import add_debug_flag, add_processes_flag, run_main
 from paddleseg.utils.parallel import map_parallel
 
 POLYGONS_ENDING = "_gtFine_polygons.json"
@@ -28,8 +27,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cityscapes_path", required=True, help="the folder that holds gtFine")
-    parser.add_argument("--num_workers", type=int, default=usable_cores(), metavar="N",
-                        help="processes (default: %(default)s, the cores)")
+    add_processes_flag(parser)
     parser.add_argument("--overwrite", action="store_true", help="make labels anew that exist already")
     add_debug_flag(parser)
     return parser.parse_args(argv)

@@ -29,6 +29,7 @@ from paddleseg.datasets.cityscapes import (
 )
 from paddleseg.datasets.listing import files_below
 from paddleseg.utils.cli import add_debug_flag, run_main
+from paddleseg.utils.files import atomic_path
 
 SPLITS = ["train", "val", "test"]
 ALL = ""  # the images that lie in no split's folder
@@ -184,19 +185,13 @@ def check(splits: Dict[str, Split], separator: str, root: str) -> None:
 
 def write_lists(splits: Dict[str, Split], separator: str, root: str) -> None:
     """Write all lists, each complete or not at all."""
-    parts = []
     try:
         for name, split in splits.items():
-            part = Path(root, f".{name}.txt.{os.getpid()}")
-            parts.append(part)
-            part.write_text("".join(separator.join(pair) + "\n" for pair in split.pairs), encoding="utf-8")
-        for name, part in zip(splits, parts):
-            os.replace(part, Path(root, f"{name}.txt"))
+            with atomic_path(os.path.join(root, f"{name}.txt")) as temporary:
+                Path(temporary).write_text("".join(separator.join(pair) + "\n" for pair in split.pairs),
+                                           encoding="utf-8")
     except OSError as error:
         raise RunError(f"{root}: the lists can't be written: {error.strerror or error}") from error
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
 
 
 def report(splits: Dict[str, Split], root: str) -> None:

@@ -23,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from paddleseg.cvlibs.errors import ConfigError, DataError, RunError
 from paddleseg.datasets.listing import IMAGE_SUFFIXES, files_below
 from paddleseg.transforms.image_io import read_image, write_png
-from paddleseg.utils.cli import add_debug_flag, printable, run_main
-from paddleseg.utils.cores import usable_cores
+from paddleseg.utils.cli import add_debug_flag, add_processes_flag, printable, run_main
 from paddleseg.utils.files import atomic_path
 from paddleseg.utils.palette import color_map
 from paddleseg.utils.parallel import map_parallel
@@ -48,8 +47,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--colors", nargs="+", metavar="R,G,B", help="the color of each class; V stands for V,V,V")
     parser.add_argument("--ignore_colors", nargs="+", default=[], metavar="R,G,B",
                         help="colors of no class, such as outlines; they become 255, which is ignored")
-    parser.add_argument("--num_workers", type=int, default=usable_cores(), metavar="N",
-                        help="processes (default: %(default)s, the cores)")
+    add_processes_flag(parser)
     add_debug_flag(parser)
     return parser.parse_args(argv)
 

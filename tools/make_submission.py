@@ -24,8 +24,7 @@ from paddleseg.datasets.cityscapes import cityscapes_images
 from paddleseg.datasets.cityscapes_server import SIZE, TEST_IMAGES, check_frames, class_label_ids, frame_of
 from paddleseg.datasets.listing import files_below
 from paddleseg.transforms.image_io import read_label
-from paddleseg.utils.cli import add_debug_flag, printable, run_main
-from paddleseg.utils.cores import usable_cores
+from paddleseg.utils.cli import add_debug_flag, add_processes_flag, printable, run_main
 from paddleseg.utils.files import atomic_path
 from paddleseg.utils.parallel import map_parallel
 
@@ -40,8 +39,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
                         help="Cityscapes: compare the names with its images (default: count them)")
     parser.add_argument("--split", choices=["test", "val"], default="test",
                         help="whose images those are; val for a rehearsal (default: %(default)s)")
-    parser.add_argument("--num_workers", type=int, default=usable_cores(), metavar="N",
-                        help="processes (default: %(default)s, the cores)")
+    add_processes_flag(parser)
     add_debug_flag(parser)
     return parser.parse_args(argv)
 

@@ -19,6 +19,7 @@ from typing import Callable, Optional, Sequence
 import numpy as np
 
 from paddleseg.cvlibs.errors import ConfigError, DataError
+from paddleseg.transforms import checks, ops
 from paddleseg.transforms.deferred import Deferred
 from paddleseg.transforms.image_io import read_image, read_label
 
@@ -34,6 +35,20 @@ class RandomTransform:
 
     def __call__(self, data: dict) -> dict:
         return self.apply(data, self.decide(data))
+
+
+class RandomMirror(RandomTransform):
+    """Mirror in a direction of `ops.flip` with probability prob. Decision: whether to."""
+
+    def __init__(self, prob: float, direction: str):
+        self.prob = checks.number(type(self).__name__, "prob", prob, high=1)
+        self.direction = checks.one_of(type(self).__name__, "direction", direction, list(ops.FLIP_CODES))
+
+    def decide(self, data: dict) -> bool:
+        return bool(data["rng"].random() < self.prob)
+
+    def apply(self, data: dict, decision: bool) -> dict:
+        return ops.flip_sample(data, self.direction) if decision else data
 
 
 class Replay:

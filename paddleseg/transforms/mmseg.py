@@ -9,7 +9,7 @@ from typing import List, Sequence, Tuple
 
 from paddleseg.cvlibs import manager
 from paddleseg.transforms import checks, ops
-from paddleseg.transforms.base import RandomTransform
+from paddleseg.transforms.base import RandomMirror, RandomTransform
 
 _DISTORTIONS = {
     "brightness": lambda image, shift: ops.linear_uint8(image, shift=shift),
@@ -82,20 +82,13 @@ class RandomCrop(RandomTransform):
 
 
 @manager.TRANSFORMS.add_component
-class RandomFlip(RandomTransform):
-    """Mirror horizontally, vertically or diagonally (both) with probability prob. Decision: whether to."""
+class RandomFlip(RandomMirror):
+    """Mirror horizontally, vertically or diagonally (both) with probability prob."""
 
     role = "flip"
 
     def __init__(self, prob: float = 0.5, direction: str = "horizontal"):
-        self.prob = checks.number("RandomFlip", "prob", prob, high=1)
-        self.direction = checks.one_of("RandomFlip", "direction", direction, list(ops.FLIP_CODES))
-
-    def decide(self, data: dict) -> bool:
-        return bool(data["rng"].random() < self.prob)
-
-    def apply(self, data: dict, decision: bool) -> dict:
-        return ops.flip_sample(data, self.direction) if decision else data
+        super().__init__(prob, direction)
 
 
 @manager.TRANSFORMS.add_component

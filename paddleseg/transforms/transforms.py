@@ -11,7 +11,7 @@ import numpy as np
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError, DataError
 from paddleseg.transforms import checks, ops
-from paddleseg.transforms.base import RandomTransform
+from paddleseg.transforms.base import RandomMirror, RandomTransform
 
 _BLURS = {
     "gaussian": lambda image, kernel: cv2.GaussianBlur(image, (kernel, kernel), 0),
@@ -212,35 +212,23 @@ class Padding:
 
 
 @manager.TRANSFORMS.add_component
-class RandomHorizontalFlip(RandomTransform):
-    """Mirror left-right with probability prob. Decision: whether to."""
+class RandomHorizontalFlip(RandomMirror):
+    """Mirror left-right with probability prob."""
 
     role = "flip"
 
     def __init__(self, prob: float = 0.5):
-        self.prob = checks.number("RandomHorizontalFlip", "prob", prob, high=1)
-
-    def decide(self, data: dict) -> bool:
-        return bool(data["rng"].random() < self.prob)
-
-    def apply(self, data: dict, decision: bool) -> dict:
-        return ops.flip_sample(data, "horizontal") if decision else data
+        super().__init__(prob, "horizontal")
 
 
 @manager.TRANSFORMS.add_component
-class RandomVerticalFlip(RandomTransform):
-    """Mirror up-down with probability prob. Decision: whether to."""
+class RandomVerticalFlip(RandomMirror):
+    """Mirror up-down with probability prob."""
 
     role = "flip"
 
     def __init__(self, prob: float = 0.1):
-        self.prob = checks.number("RandomVerticalFlip", "prob", prob, high=1)
-
-    def decide(self, data: dict) -> bool:
-        return bool(data["rng"].random() < self.prob)
-
-    def apply(self, data: dict, decision: bool) -> dict:
-        return ops.flip_sample(data, "vertical") if decision else data
+        super().__init__(prob, "vertical")
 
 
 @manager.TRANSFORMS.add_component

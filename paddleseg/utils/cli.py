@@ -10,6 +10,7 @@ import warnings
 from typing import Callable
 
 from paddleseg.cvlibs.errors import Interrupted, SegError
+from paddleseg.utils.cores import usable_cores
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -38,15 +39,27 @@ def add_plugins_flag(parser: argparse.ArgumentParser) -> None:
                              "they are run, so name only what you trust")
 
 
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--config`, `--opts`, `--plugins` and `--debug`."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="the config, a YAML file")
+    parser.add_argument("--opts", nargs="+", action="extend", metavar="KEY=VALUE", default=[],
+                        help="override values of the config, such as model.num_codes=16")
+    add_plugins_flag(parser)
+    add_debug_flag(parser)
+
+
+def add_processes_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--num_workers` of a tool that goes over many files, for `paddleseg.utils.parallel.map_parallel`."""
+    parser.add_argument("--num_workers", type=int, default=usable_cores(), metavar="N",
+                        help="processes; the result doesn't depend on it (default: %(default)s, the cores)")
+
+
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of train.py, val.py and predict.py; none has a default of its own.
 
     A flag that isn't given is None and leaves the configuration as it is.
     """
-    parser.add_argument("--config", required=True, metavar="FILE", help="the config, a YAML file")
-    parser.add_argument("--opts", nargs="+", action="extend", metavar="KEY=VALUE", default=[],
-                        help="override values of the config, such as model.num_codes=16")
-    add_plugins_flag(parser)
+    add_config_flags(parser)
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"],
                         help="auto (default) takes the GPU where Paddle sees one; gpu without one is an error")
     parser.add_argument("--num_workers", type=int, metavar="N",
@@ -54,7 +67,6 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
                              "predict.py: threads that write")
     parser.add_argument("--threads", type=int, metavar="N",
                         help="CPU threads of a process (default: all cores that it may use)")
-    add_debug_flag(parser)
 
 
 def add_inference_flags(parser: argparse.ArgumentParser, augment_flag: str) -> None:

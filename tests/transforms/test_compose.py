@@ -16,26 +16,19 @@ def label():
     return np.random.default_rng(1).integers(0, 19, (6, 8), dtype=np.uint8)
 
 
-@pytest.fixture
-def files(tmp_path, image, label):
+def test_files_become_what_a_model_takes(tmp_path, image, label):
     write_png(tmp_path / "image.png", image)
     write_png(tmp_path / "label.png", label)
-    return str(tmp_path / "image.png"), str(tmp_path / "label.png")
-
-
-def test_files_become_what_a_model_takes(files, image, label):
-    data = T.Compose([])({"img": files[0], "label": files[1]})
+    given = {"img": str(tmp_path / "image.png"), "label": str(tmp_path / "label.png")}
+    data = T.Compose([])(given)
     assert data["img"].dtype == np.float32 and data["img"].flags.c_contiguous
     assert data["label"].dtype == np.uint8 and data["label"].flags.c_contiguous
     np.testing.assert_array_equal(data["img"], image.transpose(2, 0, 1))
     np.testing.assert_array_equal(data["label"], label)
-    assert data["path"] == files[0] and data["trans_info"] == [] and "rng" not in data
-
-
-def test_to_rgb_concerns_files_only(files, image):
-    bgr = T.Compose([], to_rgb=False)
-    np.testing.assert_array_equal(bgr({"img": files[0]})["img"], image[..., ::-1].transpose(2, 0, 1))
-    np.testing.assert_array_equal(bgr({"img": image})["img"], image.transpose(2, 0, 1))
+    assert data["path"] == given["img"] and data["trans_info"] == [] and "rng" not in data
+    bgr = T.Compose([], to_rgb=False)  # which concerns files only
+    np.testing.assert_array_equal(bgr(given)["img"], data["img"][::-1])
+    np.testing.assert_array_equal(bgr({"img": image})["img"], data["img"])
 
 
 def test_the_given_sample_is_left_alone(image, label):
