@@ -7,13 +7,12 @@
 
 import os
 from pathlib import Path
-from typing import Optional, Sequence
 
 import numpy as np
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import DataError
-from paddleseg.datasets.base import BaseDataset, LabelValues, parse_mode
+from paddleseg.datasets.base import LabelValues, PublicDataset
 from paddleseg.datasets.listing import Listing
 
 NUM_CLASSES, IGNORE_INDEX = 150, 255
@@ -74,26 +73,13 @@ def find_ade20k(root: str, mode: str) -> Listing:
 
 
 @manager.DATASETS.add_component
-class ADE20K(BaseDataset):
+class ADE20K(PublicDataset):
     """ADE20K, 150 classes; what the files mark as 0, no class, is ignored.
 
     Zhou et al., "Scene Parsing through ADE20K Dataset", CVPR 2017; sceneparsing.csail.mit.edu.
-
-    Args:
-        transforms: applied to each sample in order.
-        dataset_root: the folder that holds images and annotations.
-        mode: "train", "val" or "test" (images only).
-        cache: the folder in which tools/cache_dataset.py has decoded the files; None reads the files.
-
-    Raises:
-        ConfigError: mode is none of the three.
-        DataError: a folder, every image or a label is missing, or the cache can't be used.
     """
 
     num_classes, ignore_index = NUM_CLASSES, IGNORE_INDEX
     class_names, palette = CLASS_NAMES, PALETTE
     label_values = {"": LabelValues.indices_from_one(NUM_CLASSES)}
-
-    def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
-        mode = parse_mode(mode)
-        self.set_samples(find_ade20k(dataset_root, mode), transforms, mode, dataset_root, cache)
+    find = staticmethod(find_ade20k)

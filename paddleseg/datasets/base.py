@@ -204,6 +204,27 @@ class BaseDataset:
         return len(self.file_list)
 
 
+class PublicDataset(BaseDataset):
+    """A data set whose classes and layout are known; a subclass states both, and `find`.
+
+    Args:
+        transforms: applied to each sample in order.
+        dataset_root: the folder that the subclass's file describes.
+        mode: "train", "val" or "test" (images only).
+        cache: the folder in which tools/cache_dataset.py has decoded the files; None reads the files.
+
+    Raises:
+        ConfigError: mode is none of the three.
+        DataError: a folder, a list, an image or a label is missing, or the cache can't be used.
+    """
+
+    find: Callable[[str, str], Listing]  # of (root, mode)
+
+    def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
+        mode = parse_mode(mode)
+        self.set_samples(self.find(dataset_root, mode), transforms, mode, dataset_root, cache)
+
+
 def parse_mode(mode: str) -> str:
     """`mode` in lower case; a ConfigError if it is not a split."""
     if str(mode).lower() not in MODES:

@@ -50,19 +50,12 @@ class Entry:
     sums: List[int]
 
 
-def how_to_make(directory: str, mode: str) -> str:
-    return f"make it by `python tools/cache_dataset.py --config FILE --split {mode} --cache_dir {directory}`"
-
-
 def facts_of(pair: Sequence[str], root: str) -> List[list]:
     """What a sample's files are known by again; a file that isn't there is of no size."""
     facts = []
     for path in pair:
-        try:
-            state = os.stat(path)
-            facts.append([os.path.relpath(path, root), state.st_size, state.st_mtime_ns])
-        except OSError:
-            facts.append([os.path.relpath(path, root), None, None])
+        state = os.stat(path) if os.path.isfile(path) else None
+        facts.append([os.path.relpath(path, root), state and state.st_size, state and state.st_mtime_ns])
     return facts
 
 
@@ -82,7 +75,8 @@ class Cache:
 
     def __init__(self, directory: str, dataset, root: str):
         self.folder = os.path.join(directory, dataset.mode)
-        self.remedy = how_to_make(directory, dataset.mode)
+        self.remedy = (f"make it by `python tools/cache_dataset.py --config FILE --split {dataset.mode} --cache_dir "
+                       f"{directory}`")
         if not os.path.isdir(self.folder):
             raise DataError(f"cache: {self.folder} is not there; {self.remedy}")
         fault = damage(self.folder, [INDEX]) or self._open(dataset, root)
@@ -97,14 +91,11 @@ class Cache:
             index = json.load(file)
         if index.get("format") != FORMAT:
             return f"it was made by another version of this toolkit (format {index.get('format')}, not {FORMAT})"
-        rules = dataset.reading_rules()
-        for key in {**index["rules"], **rules}:
-            if index["rules"].get(key) != rules.get(key):
-                return f"it is stale: {key} was {index['rules'].get(key)} and is {rules.get(key)}"
         self.entries = [Entry(**entry) for entry in index["entries"]]
-        fault = _change([entry.files for entry in self.entries], dataset.file_list, root)
-        if fault:
-            return f"it is stale: {fault}"
+        change = (_changed_rule(index["rules"], dataset.reading_rules())
+                  or _changed_file([entry.files for entry in self.entries], dataset.file_list, root))
+        if change:
+            return f"it is stale: {change}"
         try:
             with open(os.path.join(self.folder, PIXELS), "rb") as file:
                 found = os.fstat(file.fileno()).st_size
@@ -136,17 +127,21 @@ class Cache:
 BaseDataset.open_cache = Cache
 
 
-def _change(cached: List[List[list]], file_list: Sequence[Sequence[str]], root: str) -> Optional[str]:
-    """What has changed since the files were cached, or None."""
+def _changed_rule(before: dict, now: dict) -> Optional[str]:
+    """The first rule for reading labels that has changed since the files were cached, or None."""
+    return next((f"{key} was {before.get(key)} and is {now.get(key)}" for key in {**before, **now}
+                 if before.get(key) != now.get(key)), None)
+
+
+def _changed_file(cached: List[List[list]], file_list: Sequence[Sequence[str]], root: str) -> Optional[str]:
+    """The first file that has changed since, or None."""
     for before, pair in zip(cached, file_list):
         now = facts_of(pair, root)
-        if before == now:
-            continue
         names_before, names_now = ([path for path, _, _ in facts] for facts in (before, now))
         if names_before != names_now:
             return f"it holds {' '.join(names_before)} where the data set lists {' '.join(names_now)}"
-        changed = next(path for path, fact, old in zip(pair, now, before) if fact != old)
-        return f"{changed} has changed since"
+        if before != now:
+            return f"{next(path for path, fact, old in zip(pair, now, before) if fact != old)} has changed since"
     if len(cached) != len(file_list):
         return f"it holds {len(cached)} samples, and the data set lists {len(file_list)}"
     return None
@@ -223,15 +218,13 @@ def _fill(dataset, path: str, entries: List[Entry], num_workers: int) -> None:
         vars(reader).pop(name, None)
     lines = dataset.lines or [""] * len(dataset)
     tasks = [(pair, line, entry.size, entry.offsets) for pair, line, entry in zip(dataset.file_list, lines, entries)]
-    errors = []
-    for entry, result in zip(entries, map_parallel(partial(_store, reader, path), tasks, num_workers, "decoding")):
-        if isinstance(result, SegError):
-            errors.append(result)
-        else:
-            entry.sums = result
+    results = list(map_parallel(partial(_store, reader, path), tasks, num_workers, "decoding"))
+    errors = [result for result in results if isinstance(result, SegError)]
     if errors:
         others = f"; {len(errors) - 1} more errors, which tools/check_data.py lists" if len(errors) > 1 else ""
         raise type(errors[0])(f"{errors[0]}{others}; no cache was written")
+    for entry, sums in zip(entries, results):
+        entry.sums = sums
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 

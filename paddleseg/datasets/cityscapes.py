@@ -17,7 +17,7 @@ from cityscapesscripts.helpers.labels import labels
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import DataError
-from paddleseg.datasets.base import BaseDataset, LabelValues, parse_mode
+from paddleseg.datasets.base import LabelValues, PublicDataset
 from paddleseg.datasets.listing import Listing, read_listing, split_image_line
 
 IMAGE_FOLDER, LABEL_FOLDER = "leftImg8bit", "gtFine"
@@ -123,21 +123,11 @@ def _split_line(root: str, mode: str, line: str) -> List[str]:
 
 
 @manager.DATASETS.add_component
-class Cityscapes(BaseDataset):
+class Cityscapes(PublicDataset):
     """Cityscapes, 19 classes by train id, 255 ignored.
 
     Labels are *_gtFine_labelTrainIds.png; where an image has only *_gtFine_labelIds.png,
     those are mapped when read. <root>/<mode>.txt decides the files where it exists.
-
-    Args:
-        transforms: applied to each sample in order.
-        dataset_root: the folder that holds leftImg8bit and gtFine.
-        mode: "train", "val" or "test" (images only).
-        cache: the folder in which tools/cache_dataset.py has decoded the files; None reads the files.
-
-    Raises:
-        ConfigError: mode is none of the three.
-        DataError: a folder, an image or a label is missing, a list line is faulty, or the cache can't be used.
     """
 
     num_classes, ignore_index = NUM_CLASSES, IGNORE_INDEX
@@ -145,13 +135,14 @@ class Cityscapes(BaseDataset):
     palette = np.array([label.color for label in train_labels()], np.uint8)
     label_values = {LABEL_IDS_ENDING: label_id_values(), "": LabelValues.indices(NUM_CLASSES, IGNORE_INDEX)}
 
+    find = staticmethod(find_cityscapes)
+
     def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
-        mode = parse_mode(mode)
-        self.set_samples(find_cityscapes(dataset_root, mode), transforms, mode, dataset_root, cache)
+        super().__init__(transforms, dataset_root, mode, cache)
         mapped = sum(pair[-1].endswith(LABEL_IDS_ENDING) for pair in self.file_list)
         if mapped:
             logging.getLogger("paddleseg").info(
-                "%s %s: %d labels are label ids, mapped to train ids when read", dataset_root, mode, mapped)
+                "%s %s: %d labels are label ids, mapped to train ids when read", dataset_root, self.mode, mapped)
 
     def reading_rules(self) -> dict:
         ids = self.label_values[LABEL_IDS_ENDING]

@@ -10,11 +10,10 @@ tools/data/convert_voc2010.py makes is read too: Context/<name>.png and ImageSet
 """
 
 import os
-from typing import Optional, Sequence
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import DataError
-from paddleseg.datasets.base import BaseDataset, LabelValues, parse_mode
+from paddleseg.datasets.base import LabelValues, PublicDataset
 from paddleseg.datasets.listing import Listing
 from paddleseg.datasets.pascal_voc import devkit_folder, read_names
 from paddleseg.utils.palette import color_map
@@ -59,37 +58,21 @@ def find_pascal_context(root: str, mode: str) -> Listing:
 
 
 @manager.DATASETS.add_component
-class PascalContext(BaseDataset):
+class PascalContext(PublicDataset):
     """PASCAL Context, 59 classes and the background.
 
     Mottaghi et al., "The Role of Context for Object Detection and Semantic Segmentation in the Wild", CVPR 2014.
-
-    Args:
-        transforms: applied to each sample in order.
-        dataset_root: VOCdevkit/VOC2010, or VOCdevkit.
-        mode: "train", "val" or "test" (images only).
-        cache: the folder in which tools/cache_dataset.py has decoded the files; None reads the files.
-
-    Raises:
-        ConfigError: mode is none of the three.
-        DataError: a folder, a list, an image or a label is missing, or the cache can't be used.
     """
 
     num_classes, ignore_index = NUM_CLASSES, IGNORE_INDEX
     class_names, palette = CLASS_NAMES, color_map(NUM_CLASSES)
     label_values = {"": LabelValues.indices(NUM_CLASSES)}
-
-    def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", cache: Optional[str] = None):
-        mode = parse_mode(mode)
-        self.set_samples(find_pascal_context(dataset_root, mode), transforms, mode, dataset_root, cache)
+    find = staticmethod(find_pascal_context)
 
 
 @manager.DATASETS.add_component
 class PascalContext59(PascalContext):
-    """PASCAL Context without its background, which is ignored: 59 classes.
-
-    Files, arguments and errors are those of PascalContext.
-    """
+    """PASCAL Context without its background, which is ignored: 59 classes; the files are those of PascalContext."""
 
     num_classes = NUM_CLASSES - 1
     class_names, palette = CLASS_NAMES[1:], color_map(NUM_CLASSES)[1:]

@@ -14,7 +14,7 @@ from typing import List, Optional, Sequence
 
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError, DataError
-from paddleseg.datasets.base import BaseDataset, LabelValues, parse_mode
+from paddleseg.datasets.base import LabelValues, PublicDataset
 from paddleseg.datasets.listing import Listing, read_listing
 from paddleseg.utils.palette import color_map
 
@@ -82,22 +82,20 @@ def find_voc_aug(root: str) -> Listing:
 
 
 @manager.DATASETS.add_component
-class PascalVOC(BaseDataset):
+class PascalVOC(PublicDataset):
     """PASCAL VOC 2012, 20 classes and the background; the outlines, 255, are ignored.
 
     Everingham et al., "The PASCAL Visual Object Classes Challenge 2012"; with `aug`, 9,118 labels more for
     training: Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011.
 
     Args:
-        transforms: applied to each sample in order.
-        dataset_root: VOCdevkit/VOC2012, or VOCdevkit.
+        transforms, dataset_root, cache: see PublicDataset.
         mode: "train", "val" or "test" (images only); PaddleSeg's "trainaug" is "train" with `aug`.
         aug: train on aug.txt too, on 10,582 images together.
-        cache: the folder in which tools/cache_dataset.py has decoded the files; None reads the files.
 
     Raises:
-        ConfigError: mode is none of the three, or `aug` is set in another one than "train".
-        DataError: a folder, a list, an image or a label is missing, or the cache can't be used.
+        ConfigError: mode is none of these, or `aug` is set in another one than "train".
+        DataError: see PublicDataset.
     """
 
     num_classes, ignore_index = NUM_CLASSES, IGNORE_INDEX
@@ -106,8 +104,10 @@ class PascalVOC(BaseDataset):
 
     def __init__(self, transforms: Sequence, dataset_root: str, mode: str = "train", aug: bool = False,
                  cache: Optional[str] = None):
-        aug = aug or mode == "trainaug"
-        mode = parse_mode("train" if mode == "trainaug" else mode)
-        if aug and mode != "train":
+        self.aug = aug or mode == "trainaug"
+        super().__init__(transforms, dataset_root, "train" if mode == "trainaug" else mode, cache)
+
+    def find(self, root: str, mode: str) -> Listing:
+        if self.aug and mode != "train":
             raise ConfigError(f"aug: True is for mode train, not {mode}: the labels it adds are for training")
-        self.set_samples(find_voc(dataset_root, mode, aug), transforms, mode, dataset_root, cache)
+        return find_voc(root, mode, self.aug)

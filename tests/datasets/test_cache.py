@@ -1,6 +1,8 @@
+import fcntl
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,31 +10,20 @@ import pytest
 from fake_data import image_path, label_path, make_cityscapes, make_lists, write_image, write_label
 from PIL import Image
 
+from paddleseg import transforms as T
 from paddleseg.cvlibs.errors import DataError, ImageReadError, LabelValueError, RunError
 from paddleseg.datasets import Cityscapes, Dataset, cache
 from paddleseg.datasets.cache import INDEX, PIXELS, write_cache
 from paddleseg.datasets.cityscapes import LABEL_IDS_ENDING
 from paddleseg.datasets.loader import train_batches
-from paddleseg.transforms import (
-    Normalize,
-    Padding,
-    PhotoMetricDistortion,
-    RandomCrop,
-    RandomDistort,
-    RandomFlip,
-    RandomHorizontalFlip,
-    RandomPaddingCrop,
-    RandomResize,
-    ResizeStepScaling,
-)
 from paddleseg.utils.files import SUMS
 
 FIRST = "aachen", "000000_000019"
 PIPELINES = {
-    "paddleseg": lambda: [ResizeStepScaling(), RandomPaddingCrop(crop_size=[24, 12]), RandomHorizontalFlip(),
-                          RandomDistort(), Normalize()],
-    "mmseg": lambda: [RandomResize(scale=[32, 16], ratio_range=[0.5, 2.0]), RandomCrop(crop_size=[12, 24]),
-                      RandomFlip(), PhotoMetricDistortion(), Normalize(), Padding(target_size=[24, 12])],
+    "paddleseg": lambda: [T.ResizeStepScaling(), T.RandomPaddingCrop([24, 12]), T.RandomHorizontalFlip(),
+                          T.RandomDistort(), T.Normalize()],
+    "mmseg": lambda: [T.RandomResize([32, 16], [0.5, 2.0]), T.RandomCrop([12, 24]), T.RandomFlip(),
+                      T.PhotoMetricDistortion(), T.Normalize(), T.Padding([24, 12])],
 }
 
 
@@ -56,9 +47,12 @@ def refusal(root, directory, mode="train"):
         Cityscapes([], str(root), mode, directory)
     text = str(error.value)
     assert f"{directory}/{mode}" in text and "\n" not in text
-    assert text.endswith(f"; make it by `python tools/cache_dataset.py --config FILE --split {mode} "
-                         f"--cache_dir {directory}`")
+    assert f"cache_dataset.py --config FILE --split {mode} --cache_dir {directory}`" in text
     return text
+
+
+def own(root, num_classes=3, **options):
+    return Dataset([], str(root), num_classes, train_path=str(root / "train.txt"), **options)
 
 
 # ---- the same samples -----------------------------------------------------------------------------
@@ -87,16 +81,12 @@ def test_every_kind_of_file(tmp_path, directory):
     Image.fromarray(noise.integers(0, 256, (9, 11, 3), dtype=np.uint8)).save(root / "images/2.png", format="JPEG")
     for index, size in enumerate([(7, 5), (7, 5), (9, 11)]):
         write_label(root / f"annotations/{index}.png", (index,), size)
-    plain = plain_of(root)
+    plain = own(root)
     write_cache(plain, directory, str(root), 0)
-    cached = Dataset([], str(root), 3, train_path=str(root / "train.txt"), cache=directory)
+    cached = own(root, cache=directory)
     for index in range(4):
         for key in ("img", "label"):
             np.testing.assert_array_equal(cached[index][key], plain[index][key])
-
-
-def plain_of(root):
-    return Dataset([], str(root), 3, train_path=str(root / "train.txt"))
 
 
 def test_without_labels(root, directory):
@@ -121,28 +111,23 @@ def test_a_missing_cache(root, directory):
     assert "val is not there" in refusal(root, directory, "val")
 
 
-def change_pixels(root):
-    write_image(image_path(root, "train", *FIRST), 77)
-
-
-def touch(root):
-    path = label_path(root, "train", *FIRST)
+def touch(path):
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
 
 
-def grow_in_place(root):
-    path = image_path(root, "train", *FIRST)
+def grow_in_place(path):
     before = path.stat()
     path.write_bytes(path.read_bytes() + b"\0")
     os.utime(path, ns=(0, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("change, changed", [(change_pixels, image_path), (touch, label_path),
+@pytest.mark.parametrize("change, path_of", [(lambda path: write_image(path, 77), image_path), (touch, label_path),
                                              (grow_in_place, image_path)])
-def test_a_changed_source(root, directory, change, changed):
+def test_a_changed_source(root, directory, change, path_of):
     make(root, directory)
-    change(root)
-    assert f"it is stale: {changed(root, 'train', *FIRST)} has changed since" in refusal(root, directory)
+    path = path_of(root, "train", *FIRST)
+    change(path)
+    assert f"{path} has changed since" in refusal(root, directory)
     make(root, directory)
     np.testing.assert_array_equal(Cityscapes([], str(root), cache=directory)[0]["img"],
                                   Cityscapes([], str(root))[0]["img"])
@@ -157,62 +142,49 @@ def test_another_list(root, directory):
         assert expected in refusal(root, directory)
 
 
-@pytest.mark.parametrize("changes, expected", [({"num_classes": 4}, "num_classes was 3 and is 4"),
-                                               ({"ignore_index": 7}, "ignore_index was 255 and is 7")])
-def test_another_rule_for_labels(tmp_path, directory, changes, expected):
+@pytest.mark.parametrize("changes", [{"num_classes": 4}, {"ignore_index": 7}])
+def test_another_rule_for_labels(tmp_path, directory, changes):
     root = make_lists(tmp_path / "own")
-    write_cache(plain_of(root), directory, str(root), 0)
-    arguments = {"num_classes": 3, "train_path": str(root / "train.txt"), "cache": directory, **changes}
-    with pytest.raises(DataError, match=f"it is stale: {expected}"):
-        Dataset([], str(root), **arguments)
+    write_cache(own(root), directory, str(root), 0)
+    with pytest.raises(DataError, match=f"it is stale: {next(iter(changes))} was"):
+        own(root, cache=directory, **changes)
 
 
-def test_another_mapping_of_label_ids(root, directory, monkeypatch):
+def test_another_mapping_or_format(root, directory, monkeypatch):
     make(root, directory)
     values = Cityscapes.label_values
     other = replace(values[LABEL_IDS_ENDING], classes=np.zeros(256, np.uint8))
-    monkeypatch.setattr(Cityscapes, "label_values", {**values, LABEL_IDS_ENDING: other})
-    assert "it is stale: train_ids was" in refusal(root, directory)
-
-
-def test_another_format(root, directory, monkeypatch):
-    make(root, directory)
+    with monkeypatch.context() as patch:
+        patch.setattr(Cityscapes, "label_values", {**values, LABEL_IDS_ENDING: other})
+        assert "it is stale: train_ids was" in refusal(root, directory)
     monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
-    assert "it was made by another version of this toolkit (format 1, not 2)" in refusal(root, directory)
+    assert "format 1, not 2" in refusal(root, directory)
 
 
 # ---- damaged --------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", [INDEX, PIXELS, SUMS])
-def test_a_file_is_missing(root, directory, name):
+def flip_byte(path, offset):
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def cut_off(path):
+    os.truncate(path, path.stat().st_size - 1)
+
+
+@pytest.mark.parametrize("name, damage", [(INDEX, os.remove), (PIXELS, os.remove), (SUMS, os.remove),
+                                          (INDEX, cut_off), (PIXELS, cut_off)])
+def test_missing_and_truncated_files(root, directory, name, damage):
     make(root, directory)
-    os.remove(os.path.join(directory, "train", name))
+    damage(Path(directory, "train", name))
     assert name in refusal(root, directory)
-
-
-@pytest.mark.parametrize("cut", [1, 4096])
-def test_truncated_pixels(root, directory, cut):
-    total = make(root, directory)
-    os.truncate(os.path.join(directory, "train", PIXELS), total - cut)
-    assert f"pixels.bin is truncated or damaged: it has {total - cut} of {total} bytes" in refusal(root, directory)
 
 
 def test_a_damaged_index(root, directory):
     make(root, directory)
-    path = os.path.join(directory, "train", INDEX)
-    with open(path) as file:
-        text = file.read()
-    with open(path, "w") as file:
-        file.write(text.replace('"offsets": [0', '"offsets": [1', 1))
+    flip_byte(Path(directory, "train", INDEX), 40)
     assert "index.json is damaged" in refusal(root, directory)
-
-
-def flip_byte(directory, offset):
-    with open(os.path.join(directory, "train", PIXELS), "r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -220,15 +192,12 @@ def flip_byte(directory, offset):
 def test_damaged_pixels_end_the_run(root, directory, which, num_workers):
     make(root, directory)
     dataset = Cityscapes([], str(root), cache=directory)
-    flip_byte(directory, dataset.cached.entries[2].offsets[which] + 100)
-    received = []
-    with pytest.raises(DataError) as error:
+    flip_byte(Path(directory, "train", PIXELS), dataset.cached.entries[2].offsets[which] + 100)
+    received, image = [], dataset.file_list[2][0]
+    with pytest.raises(DataError, match=f"{PIXELS} is damaged: .*{os.path.relpath(image, root)}.*make it by"):
         for _, batch in train_batches(dataset, 1, seed=0, num_batches=8, num_workers=num_workers):
             received += batch["path"]
-    image = dataset.file_list[2][0]
     assert image not in received
-    assert f"{PIXELS} is damaged: the bytes of {os.path.relpath(image, root)} are not those" in str(error.value)
-    assert "make it by" in str(error.value)
 
 
 def test_a_sample_is_compared_once_by_all_processes(root, directory):
@@ -247,19 +216,18 @@ def test_a_sample_is_compared_once_by_all_processes(root, directory):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_bad_files_make_no_cache(root, directory, spoil, kind, expected, num_workers):
     make(root, directory)
-    before = open(os.path.join(directory, "train", PIXELS), "rb").read()
+    pixels = Path(directory, "train", PIXELS)
+    before = pixels.read_bytes()
     for city, name in (FIRST, ("zurich", "000001_000019")):
         spoil(label_path(root, "train", city, name))
-    with pytest.raises(kind, match=f"{expected}.*; 1 more errors, .*; no cache was written"):
+    with pytest.raises(kind, match=f"{expected}.*; 1 more errors"):
         make(root, directory, num_workers=num_workers)
-    assert open(os.path.join(directory, "train", PIXELS), "rb").read() == before
-    assert os.listdir(directory) == ["train"]
-    assert "has changed since" in refusal(root, directory)
+    assert pixels.read_bytes() == before and os.listdir(directory) == ["train"]
 
 
 def test_too_little_room(root, directory, monkeypatch):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 12))
-    with pytest.raises(RunError, match=r"train needs 3\.05e-05 GiB, and its disk has 3\.81e-06 GiB free"):
+    with pytest.raises(RunError, match="train needs .* GiB free"):
         make(root, directory)
     assert os.listdir(directory) == []
 
@@ -279,16 +247,12 @@ def test_killed_halfway(root, directory, monkeypatch):
 
 
 def test_two_at_once(root, directory):
-    import fcntl
-
     make(root, directory)
     other = os.open(directory, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
-    try:
-        with pytest.raises(RunError, match="another process writes a cache there"):
-            make(root, directory)
-    finally:
-        os.close(other)
+    with pytest.raises(RunError, match="another process writes a cache there"):
+        make(root, directory)
+    os.close(other)
 
 
 def test_a_header_that_lies_about_its_size(root, directory, monkeypatch):

@@ -45,31 +45,25 @@ def test_separators(root, separator, text):
                                                              str(root / "annotations/0.png")]
 
 
+@pytest.mark.parametrize("line, separator, expected", [
+    ("my images/a b.png,my labels/a b.png", " ", r"splits into 5 paths .* set separator: \",\""),
+    ("a,b.png,a,b.png", ",", r"splits into 4 paths at separator ','; .* set separator: \"\|\""),
+    ("images/0.png annotations/0.png", ",", r"has a blank but no ','; set separator: \" \""),
+    ("images/0.png,annotations/0.png", " ", r"has a comma but no blank; set separator: \",\"")])
+def test_another_separator_than_the_lists(root, line, separator, expected):
+    (root / "train.txt").write_text(line)
+    with pytest.raises(DataError, match=rf"train\.txt:1 {expected}"):
+        build(root, separator=separator)
+
+
 def test_paths_with_blanks(root):
     write_image(root / "my images" / "a b.png")
     write_label(root / "my labels" / "a b.png", (2,))
     (root / "train.txt").write_text("my images/a b.png,my labels/a b.png\n")
     assert (build(root, separator=",")[0]["label"] == 2).all()
-    with pytest.raises(DataError, match=r"train\.txt:1 splits into 5 paths .* set separator: \",\""):
-        build(root)
-    (root / "train.txt").write_text("a,b.png,a,b.png\n")
-    with pytest.raises(DataError, match=r"splits into 4 paths at separator ','; .* set separator: \"\|\""):
-        build(root, separator=",")
-
-
-def test_blank_list_read_with_comma_separator(root):
-    with pytest.raises(DataError, match=r"train\.txt:1 has a blank but no ','; set separator: \" \": images/0"):
-        build(root, separator=",")
-    write_image(root / "my image.png")
-    (root / "test.txt").write_text("my image.png\n")
+    (root / "test.txt").write_text("my images/a b.png\n")
     dataset = build(root, separator=",", mode="test", test_path=str(root / "test.txt"))
-    assert dataset.file_list == [[str(root / "my image.png")]]
-
-
-def test_comma_list_read_with_blank_separator(root):
-    (root / "train.txt").write_text("images/0.png,annotations/0.png\n")
-    with pytest.raises(DataError, match=r"train\.txt:1 has a comma but no blank; set separator: \",\""):
-        build(root)
+    assert dataset.file_list == [[str(root / "my images/a b.png")]]
 
 
 @pytest.mark.parametrize("mode", ["train", "val"])

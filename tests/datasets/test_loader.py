@@ -9,12 +9,7 @@ from fake_data import make_lists, write_image, write_label
 
 from paddleseg.cvlibs.errors import ConfigError, DataError, ImageReadError, LabelValueError
 from paddleseg.datasets import Dataset
-from paddleseg.datasets.loader import (
-    eval_batches,
-    preview_batches,
-    seeded_globals,
-    train_batches,
-)
+from paddleseg.datasets.loader import eval_batches, preview_batches, seeded_globals, train_batches
 
 
 class Noise:
@@ -59,50 +54,34 @@ def dataset(tmp_path):
     return Dataset([Noise()], str(root), num_classes=3, train_path=str(root / "train.txt"))
 
 
-def test_batch_is_what_a_model_takes(dataset):
+def test_batches_are_what_a_model_takes_and_outlive_the_loader(dataset):
     import paddle
 
-    epoch, batch = next(train_batches(dataset, 2, seed=0))
-    assert epoch == 0 and set(batch) == {"img", "label", "path", "trans_info"}
-    assert batch["img"].dtype == paddle.float32 and list(batch["img"].shape) == [2, 3, 16, 32]
-    assert batch["label"].dtype == paddle.int64 and list(batch["label"].shape) == [2, 16, 32]
-    assert [path in {pair[0] for pair in dataset.file_list} for path in batch["path"]] == [True, True]
-    assert batch["trans_info"] == [[("resize", (4, 5))]] * 2
-
-
-def test_batches_own_aligned_memory_that_outlives_the_loader(dataset):
-    import paddle
-
-    batches = train_batches(dataset, 2, seed=0, num_workers=1, num_batches=6)
-    taken = [batch for _, batch in batches]
-    again = [batch for _, batch in train_batches(dataset, 2, seed=0, num_batches=6)]
-    for one, other in zip(taken, again):
-        for key in ("img", "label"):
-            assert one[key].stop_gradient and one[key].place.is_cpu_place()
-            np.testing.assert_array_equal(one[key].numpy(), other[key].numpy())
-            if paddle.__version__ >= "3":
-                assert one[key].data_ptr() % 4096 == 0
+    taken = list(train_batches(dataset, 2, seed=0, num_workers=1, num_batches=6))
+    again = list(train_batches(dataset, 2, seed=0, num_batches=6))
     weight = paddle.ones([1], "float32")
     weight.stop_gradient = False
-    (taken[0]["img"] * weight).sum().backward()
-    assert weight.grad.item() == pytest.approx(again[0]["img"].numpy().sum(dtype="float64"), rel=1e-3)
+    for (_, batch), (_, other) in zip(taken, again):
+        assert set(batch) == {"img", "label", "path", "trans_info"} and len(set(batch["path"])) == 2
+        assert batch["trans_info"] == [[("resize", (4, 5))]] * 2
+        for key, shape, dtype in (("img", [2, 3, 16, 32], paddle.float32), ("label", [2, 16, 32], paddle.int64)):
+            assert list(batch[key].shape) == shape and batch[key].dtype == dtype and batch[key].stop_gradient
+            np.testing.assert_array_equal(batch[key].numpy(), other[key].numpy())
+            assert paddle.__version__ < "3" or batch[key].data_ptr() % 4096 == 0
+    (taken[0][1]["img"] * weight).sum().backward()
+    assert weight.grad.item() == pytest.approx(again[0][1]["img"].numpy().sum(dtype="float64"), rel=1e-3)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_same_stream_for_any_number_of_workers(dataset, num_workers):
-    def stream(workers):
-        batches = train_batches(dataset, 2, seed=3, start_iter=1, num_workers=workers, num_batches=6)
-        return [snapshot(*each) for each in batches]
+def test_same_batches_for_any_number_of_workers(dataset, num_workers):
+    def streams(workers):
+        return ([snapshot(*each) for each in train_batches(dataset, 2, 3, 1, num_workers=workers, num_batches=6)],
+                [snapshot(0, batch) for batch in eval_batches(dataset, workers)])
 
-    here, there = stream(0), stream(num_workers)
-    assert len(here) == 6 and here == there
-    assert here[0][0] == 0 and here[-1][0] == 3  # epochs of two batches
-
-
-def test_worker_count_does_not_change_evaluation(dataset):
-    runs = [[snapshot(0, batch) for batch in eval_batches(dataset, workers)] for workers in (0, 2)]
-    assert runs[0] == runs[1]
-    assert [run[1][0] for run in runs[0]] == [pair[0] for pair in dataset.file_list]
+    (train, val), there = streams(0), streams(num_workers)
+    assert (train, val) == there and len(train) == 6
+    assert train[0][0] == 0 and train[-1][0] == 3  # epochs of two batches
+    assert [batch[1][0] for batch in val] == [pair[0] for pair in dataset.file_list]
 
 
 @pytest.mark.parametrize("start_iter", [1, 2, 3, 7])
@@ -115,13 +94,9 @@ def test_resumes_exactly(start_iter, num_workers):
 
 def test_each_epoch_is_a_new_permutation_without_the_rest():
     batches = list(islice(train_batches(Count(7), 3, seed=0), 6))
-    epochs = [[index for epoch, batch in batches if epoch == number for index in indices(batch)]
-              for number in range(3)]
-    for order in epochs:
-        assert len(set(order)) == 6
-    assert epochs[0] != epochs[1] != epochs[2]
-    expected = np.random.default_rng([0, 1]).permutation(7)[:6].tolist()
-    assert epochs[1] == expected
+    for epoch in range(3):
+        order = [index for number, batch in batches if number == epoch for index in indices(batch)]
+        assert order == np.random.default_rng([0, epoch]).permutation(7)[:6].tolist()
 
 
 def test_repeats_lengthen_the_epoch_and_augment_anew():
@@ -133,15 +108,12 @@ def test_repeats_lengthen_the_epoch_and_augment_anew():
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_share_the_steps_of_one_process(world):
-    ranks = [list(train_batches(Count(13), 2, seed=1, rank=rank, world=world, num_batches=5))
-             for rank in range(world)]
-    single = list(train_batches(Count(13), 2 * world, seed=1, num_batches=5))
-    for step, (epoch, batch) in enumerate(single):
-        parts = [rank[step] for rank in ranks]
-        assert [part_epoch for part_epoch, _ in parts] == [epoch] * world
-        assert sum((indices(part) for _, part in parts), []) == indices(batch)
+    ranks = [train_batches(Count(13), 2, seed=1, rank=rank, world=world, num_batches=5) for rank in range(world)]
+    for single, *parts in zip(train_batches(Count(13), 2 * world, seed=1, num_batches=5), *ranks):
+        assert {epoch for epoch, _ in parts} == {single[0]}
+        assert sum((indices(part) for _, part in parts), []) == indices(single[1])
         images = np.concatenate([part["img"].numpy() for _, part in parts])
-        assert images.tobytes() == batch["img"].numpy().tobytes()
+        assert images.tobytes() == single[1]["img"].numpy().tobytes()
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -152,32 +124,32 @@ def test_evaluation_shards_hold_every_sample_once(world):
 
 
 @pytest.mark.parametrize("arguments, kind, expected", [
-    ({"batch_size": 4}, DataError,
-     r"3 samples, fewer than the 4 of one batch \(batch_size 4 x 1 processes\); lower --batch_size, .* --repeats"),
-    ({"batch_size": 2, "world": 2}, DataError, r"fewer than the 4 of one batch \(batch_size 2 x 2 process"),
-    ({"batch_size": 0}, ConfigError, "batch_size: 0 is below 1"),
-    ({"batch_size": 1, "repeats": 0}, ConfigError, "repeats: 0 is below 1"),
-    ({"batch_size": 1, "seed": -1}, ConfigError, "seed: -1 is below 0"),
-])
+    ({"batch_size": 4}, DataError, r"3 samples, fewer than the 4 .* --batch_size, .* --repeats"),
+    ({"batch_size": 2, "world": 2}, DataError, "fewer than the 4"),
+    ({"batch_size": 0}, ConfigError, "batch_size: 0"), ({"batch_size": 1, "repeats": 0}, ConfigError, "repeats: 0"),
+    ({"batch_size": 1, "seed": -1}, ConfigError, "seed: -1")])
 def test_refused_before_the_first_batch(arguments, kind, expected):
     with pytest.raises(kind, match=expected):
         train_batches(Count(3), **{"seed": 0, **arguments})
 
 
 def test_seeded_globals_restores_both_states():
+    def draw():
+        return random.random(), np.random.rand()
+
     random.seed(1)
     np.random.seed(1)
-    expected = random.random(), np.random.rand()
+    expected = draw()
     random.seed(1)
     np.random.seed(1)
     with seeded_globals(0, 1, 2):
-        inside = random.random(), np.random.rand()
-    assert (random.random(), np.random.rand()) == expected
+        inside = draw()
+    assert draw() == expected
     with pytest.raises(KeyError), seeded_globals(0, 1, 3):
-        assert (random.random(), np.random.rand()) != inside
+        assert draw() != inside
         raise KeyError
     with seeded_globals(0, 1, 2):
-        assert (random.random(), np.random.rand()) == inside
+        assert draw() == inside
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -189,8 +161,8 @@ def test_unequal_sizes_are_named(tmp_path, num_workers):
     with pytest.raises(DataError) as error:
         next(train_batches(dataset, 2, seed=0, num_workers=num_workers))
     text = str(error.value)
-    assert f"{root / 'images/0.png'} 16x32" in text and f"{root / 'images/1.png'} 16x30" in text
-    assert "crop or Padding" in text and "\n" not in text
+    assert f"{root / 'images/0.png'} 16x32" in text and f"{root / 'images/1.png'} 16x30" in text and "\n" not in text
+
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -222,26 +194,22 @@ def test_foreign_errors_name_the_sample(num_workers):
     assert "in fail_at_three" in "".join(traceback.format_exception(ZeroDivisionError, error.value, error.tb))
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_batch_with_labels_for_some(num_workers):
+def test_a_batch_with_labels_for_some():
     class Partly(Count):
         def sample(self, index, rng):
             sample = super().sample(index, rng)
             return {key: value for key, value in sample.items() if key != "label" or index}
 
-    with pytest.raises(DataError, match="image0.png has no label, which others of its batch have"):
-        next(train_batches(Partly(2), 2, seed=0, num_workers=num_workers))
+    with pytest.raises(DataError, match="image0.png has no label"):
+        next(train_batches(Partly(2), 2, seed=0))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_preview_batches_are_those_of_the_first_epoch(dataset, num_workers):
-    trained = {}
-    for _, batch in train_batches(dataset, 1, seed=4, num_batches=5):
-        trained[batch["path"][0]] = batch["img"].numpy()[0], batch["label"].numpy()[0]
-    tried = list(preview_batches(dataset, [[3, 1], [4]], seed=4, num_workers=num_workers))
-    assert [len(batch["path"]) for batch in tried] == [2, 1]
-    for batch in tried:
+    trained = {batch["path"][0]: batch for _, batch in train_batches(dataset, 1, seed=4, num_batches=5)}
+    previews = list(preview_batches(dataset, [[3, 1], [4]], seed=4, num_workers=num_workers))
+    assert [len(batch["path"]) for batch in previews] == [2, 1]
+    for batch in previews:
         assert batch["label"].dtype == np.uint8
-        for path, image, label in zip(batch["path"], batch["img"], batch["label"]):
-            np.testing.assert_array_equal(image, trained[path][0])
-            np.testing.assert_array_equal(label, trained[path][1])
+        for key in ("img", "label"):
+            np.testing.assert_array_equal(batch[key], np.concatenate([trained[path][key] for path in batch["path"]]))
