@@ -166,7 +166,7 @@ def window_boxes(size: Tuple[int, int], options: InferOptions) -> List[Tuple[sli
 
 
 def window_starts(length: int, crop: int, stride: int) -> List[int]:
-    """Where windows begin along one side; the last one ends at the border."""
+    """Return the starts of windows along one side; the last one ends at the border."""
     last = max(length - crop, 0)
     return sorted({min(start, last) for start in range(0, last + stride, stride)})
 

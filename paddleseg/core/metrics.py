@@ -34,7 +34,7 @@ def confusion_matrix(pred: np.ndarray, label: np.ndarray, num_classes: int, igno
 
 @dataclass(frozen=True)
 class Scores:
-    """What a confusion matrix says; per-class arrays have length C, NaN where undefined.
+    """Scores of a confusion matrix; per-class arrays have length C, NaN where undefined.
 
     A class that occurs neither in labels nor in predictions has no IoU and doesn't enter
     the means, as in Cityscapes' own evaluation.

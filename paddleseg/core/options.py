@@ -66,7 +66,6 @@ class TrainOptions:
         """Return the options that must be the same for a resumed run to be the same run."""
         return {option.name: getattr(self, option.name) for option in fields(self) if not option.metadata["mutable"]}
 
-
     def check_early_stop(self) -> None:
         """Raise ConfigError where evaluations are to be counted and there are none."""
         if self.early_stop_intervals is not None and not self.do_eval:

@@ -5,7 +5,7 @@ Nothing here changes the run's directory, nor any state that the run depends on.
 
 import os
 import tempfile
-from typing import Dict, Iterator, Sequence, Tuple
+from typing import Dict, Iterator, Set
 
 import numpy as np
 import paddle
@@ -69,27 +69,26 @@ def check_writable(save_dir: str) -> None:
 # ---- disk space -----------------------------------------------------------------------------------
 
 def check_disk_space(state: TrainState, run_dir: RunDir, options: TrainOptions) -> None:
-    """Compare what the run's checkpoints will take with the room for them.
+    """Compare the checkpoints kept, the one being written and the best model with the room for them.
 
     Raises:
-        RunError: the last checkpoint and the one being written, with the best model, don't fit.
+        RunError: they don't fit even where one is kept.
     """
     interval = options.save_interval
     saves = -(-options.iters // interval) - state.iteration // interval  # the last iteration is saved too
     weights = weights_bytes(state.model) * (2 if options.use_ema else 1)
-    slots, usage = slots_bytes(state.model, state.optimizer), run_dir.usage(state.resumed and state.iteration)
-    room = free_bytes(run_dir.path) + usage.cleared
+    checkpoint, best = weights + slots_bytes(state.model, state.optimizer), weights if options.do_eval else 0
+    existing = len(run_dir.checkpoints(state.iteration)) if state.resumed else 0
+    room = free_bytes(run_dir.path) + run_dir.size()  # the run keeps or deletes all that is there
 
     def needed(keep: int) -> int:
-        return peak_disk_usage(saves, keep, weights + slots, weights if options.do_eval else 0, usage.kept, usage.best)
+        return min(max(keep, existing) + 1, existing + saves) * checkpoint + best
 
-    size = f"a checkpoint takes {_gib(weights + slots)}" + (
-        f", the best model {_gib(weights)}" if options.do_eval else "")
-    where = f"--save_dir {run_dir.path} has room for {_gib(room)}"
+    where, keep = f"--save_dir {run_dir.path} has room for {_gib(room)}", options.keep_checkpoint_max
+    size = f"a checkpoint takes {_gib(checkpoint)}" + (f", the best model {_gib(best)}" if best else "")
     if needed(1) > room:
         raise RunError(f"{where}, but the run needs {_gib(needed(1))} even with --keep_checkpoint_max 1 ({size}); make "
                        f"room, or name another --save_dir")
-    keep = options.keep_checkpoint_max
     if needed(keep) > room:
         fitting = max(number for number in range(1, keep) if needed(number) <= room)
         logger.warning(f"{where}, but the run needs {_gib(needed(keep))} for keep_checkpoint_max {keep} and one being "
@@ -118,29 +117,6 @@ def slots_bytes(model: nn.Layer, optimizer) -> int:
     return trained * {paddle.optimizer.SGD: 0, paddle.optimizer.Momentum: 1}.get(type(optimizer), 2)
 
 
-def peak_disk_usage(saves: int, keep: int, checkpoint_bytes: int, best_bytes: int, kept: Sequence[int],
-                    best: int) -> int:
-    """Return the bytes that a directory grows by at most while a run saves.
-
-    Each time the new checkpoint is written beside the old ones, those beyond `keep` are removed, and then the new best
-    model is written beside the old one.
-
-    Args:
-        saves: how many checkpoints the run writes.
-        best_bytes: of a best model; 0 where none is kept.
-        kept, best: bytes of the checkpoints and of the best model that are there at the start.
-    """
-    sizes, before, most = list(kept), sum(kept) + best, 0
-    for _ in range(min(saves, keep + 1)):
-        sizes.append(checkpoint_bytes)
-        most = max(most, sum(sizes) + best)
-        sizes = sizes[-keep:]
-        if best_bytes:
-            most = max(most, sum(sizes) + best + best_bytes)
-            best = best_bytes
-    return max(0, most - before)
-
-
 # ---- data -----------------------------------------------------------------------------------------
 
 def check_files(datasets: Dict[str, object]) -> None:
@@ -149,8 +125,12 @@ def check_files(datasets: Dict[str, object]) -> None:
     Raises:
         DataError: with the number of missing files, and the first few.
     """
-    files = [(name, path) for name, dataset in datasets.items() for path in _unchecked_files(dataset)]
-    missing = [f"{path} of {name}" for name, path in _without_existing(files)]
+    files = [(name, *os.path.split(path)) for name, dataset in datasets.items() for path in _unchecked_files(dataset)]
+    # Over a network this is much quicker than to ask for each file.
+    names_in = {folder: _names_in(folder) for folder in tqdm(
+        {folder for _, folder, _ in files}, "looking for files", delay=PROGRESS_SEC, disable=None, leave=False)}
+    missing = [f"{os.path.join(folder, base)} of {name}" for name, folder, base in files
+               if base not in names_in[folder]]
     if missing:
         shown, others = ", ".join(missing[:_SHOWN]), len(missing) - _SHOWN
         raise DataError(f"{len(missing)} of {len(files)} files don't exist: {shown}"
@@ -165,21 +145,11 @@ def _unchecked_files(dataset) -> Iterator[str]:
             yield from map(os.fspath, pair)
 
 
-def _without_existing(files: Sequence[Tuple[str, str]]) -> Iterator[Tuple[str, str]]:
-    """Yield those of the (data set, path) that don't exist.
-
-    Each folder is listed once: on a network file system that is much quicker than to ask for every file.
-    """
-    names_in = {}
-    for name, path in tqdm(files, "looking for files", delay=PROGRESS_SEC, disable=None, leave=False):
-        folder, base = os.path.split(path)
-        if folder not in names_in:
-            try:
-                names_in[folder] = set(os.listdir(folder or "."))
-            except OSError:
-                names_in[folder] = set()
-        if base not in names_in[folder]:
-            yield name, path
+def _names_in(folder: str) -> Set[str]:
+    try:
+        return set(os.listdir(folder or "."))
+    except OSError:
+        return set()
 
 
 def check_samples(name: str, dataset, batch_size: int, options) -> None:

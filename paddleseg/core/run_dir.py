@@ -13,11 +13,12 @@ No random state is saved: every random number of a run follows from (seed, itera
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional
+from typing import Callable, Dict, Iterator, List, Mapping, Optional
 
 import numpy as np
 
@@ -68,15 +69,6 @@ class Checkpoint:
     def ema_weights(self) -> Optional[Dict[str, np.ndarray]]:
         path = os.path.join(self.path, _EMA_WEIGHTS)
         return read_weights(path) if os.path.exists(path) else None
-
-
-class Usage(NamedTuple):
-    """Bytes in a run's directory: each checkpoint that a run keeps at first, oldest first; the best model; and all that
-    is deleted when the run begins."""
-
-    kept: List[int]
-    best: int
-    cleared: int
 
 
 class RunDir:
@@ -151,7 +143,7 @@ class RunDir:
                 return self.checkpoint(path)
             logger.warning(f"{path}: {damage}; skipped, an older checkpoint is tried")
         if found:
-            raise RunError(f"{self.path}: none of its {len(found)} checkpoints is whole; --resume_model with a copy of "
+            raise RunError(f"{self.path}: none of its {len(found)} checkpoints is valid; --resume_model with a copy of "
                            f"one and another --save_dir goes on from there, --overwrite without --resume begins again")
         return None
 
@@ -164,7 +156,7 @@ class RunDir:
         damage = self._damage(path)
         if damage:
             raise RunError(f"{path}: can't resume, {damage}; --resume_model takes a directory that training saved, "
-                           f"such as output/iter_1000, and --resume auto the newest whole one")
+                           f"such as output/iter_1000, and --resume auto the latest valid one")
         facts = _read_json(os.path.join(path, _STATE))
         if not isinstance(facts, dict) or not isinstance(facts.get("iter"), int) or facts["iter"] < 0:
             raise RunError(f"{os.path.join(path, _STATE)} holds no iteration: can't resume")
@@ -184,7 +176,7 @@ class RunDir:
             if later and not overwrite:
                 raise RunError(f"{self.path} holds checkpoints newer than {os.path.basename(resumed.path)} "
                                f"({', '.join(map(os.path.basename, later[:4]))}); --resume auto goes on from the "
-                               f"newest, another --save_dir keeps them, --overwrite deletes them")
+                               f"latest, another --save_dir keeps them, --overwrite deletes them")
             return
         written = os.path.join(self.path, _CONFIG)
         if config_file and not overwrite and os.path.exists(written) and os.path.samefile(config_file, written):
@@ -250,9 +242,10 @@ class RunDir:
 
     # ---- what there is -----------------------------------------------------------------------------
 
-    def checkpoints(self) -> List[str]:
-        """Return the paths of the checkpoints, oldest first, valid or not."""
-        found = [match for match in map(_CHECKPOINT_NAME.fullmatch, os.listdir(self.path)) if match]
+    def checkpoints(self, until: float = math.inf) -> List[str]:
+        """Return the paths of the checkpoints up to an iteration, oldest first, valid or not."""
+        found = [match for match in map(_CHECKPOINT_NAME.fullmatch, os.listdir(self.path))
+                 if match and int(match[1]) <= until]
         return [os.path.join(self.path, match[0]) for match in sorted(found, key=lambda match: int(match[1]))]
 
     def checkpoint_path(self, iteration: int) -> str:
@@ -266,19 +259,11 @@ class RunDir:
         path = os.path.join(self._best, _SCORE)
         return _read_json(path) if os.path.exists(path) else {}
 
-    def usage(self, start: Optional[int]) -> Usage:
-        """Measure what is there.
-
-        Args:
-            start: the iteration that a run goes on from; None for a new one.
-        """
-        if not os.path.isdir(self.path):
-            return Usage([], 0, 0)
-        kept = [_tree_bytes(path) for path in self.checkpoints() if start is not None and _iteration(path) <= start]
-        best = _tree_bytes(self._best) if start is not None else 0
-        everything = sum(_tree_bytes(entry.path) for entry in os.scandir(self.path)
-                         if _WEIGHTS_NAME.fullmatch(entry.name) or _LEFTOVER_NAME.fullmatch(entry.name))
-        return Usage(kept, best, everything - sum(kept) - best)
+    def size(self) -> int:
+        """Return the bytes of all checkpoints, of the best model, and of leftovers of either."""
+        return sum(os.path.getsize(os.path.join(folder, name)) for entry in os.scandir(self.path)
+                   if _WEIGHTS_NAME.fullmatch(entry.name) or _LEFTOVER_NAME.fullmatch(entry.name)
+                   for folder, _, names in os.walk(entry.path) for name in names)
 
     @property
     def _best(self) -> str:
@@ -338,8 +323,7 @@ class RunDir:
             if self._config is not None:
                 _write_text(os.path.join(temporary, _CONFIG), self._config)
             files.write_sums(temporary)
-        past = [other for other in self.checkpoints() if _iteration(other) <= facts["iter"]]
-        for other in past[:-keep] if keep else ():
+        for other in self.checkpoints(facts["iter"])[:-keep] if keep else ():
             files.remove_directory(other)
         return Checkpoint(path, facts)
 
@@ -380,7 +364,7 @@ class RunDir:
         except (OSError, WeightsError) as error:
             left = next((other for other in reversed(self.checkpoints())
                          if _damage(other, _CHECKPOINT_FILES) is None), None)
-            hint = (f"{os.path.basename(left)} is whole: make room and go on with --resume auto" if left
+            hint = (f"{os.path.basename(left)} is valid: make room and go on with --resume auto" if left
                     else "make room and start again")
             raise RunError(f"{path} couldn't be saved: {error}; {hint}") from error
 
@@ -415,10 +399,6 @@ def _damage(path: str, required) -> Optional[str]:
     """Say what is wrong with the files of a checkpoint or best model, see `files.damage`."""
     there = {*files.listed(path), *(os.listdir(path) if os.path.isdir(path) else ())}
     return files.damage(path, (*required, *(name for name in _OPTIONAL_FILES if name in there)))
-
-
-def _tree_bytes(folder: str) -> int:
-    return sum(os.path.getsize(os.path.join(path, name)) for path, _, names in os.walk(folder) for name in names)
 
 
 def _write_json(path: str, content: Dict) -> None:

@@ -13,7 +13,6 @@ from paddleseg.core.options import MUTABLE_KEYS, TrainOptions
 from paddleseg.core.precision import MixedPrecision, float32_weights
 from paddleseg.core.run_dir import Checkpoint, RunDir
 from paddleseg.cvlibs.errors import WeightsError
-from paddleseg.datasets.loader import batches_per_epoch
 from paddleseg.utils import distributed, logger
 from paddleseg.weights.load import load_into
 
@@ -113,13 +112,9 @@ class TrainState:
             evaluation_due: False where a signal stopped the run between two evaluations.
         """
         slots = optimizer_state(self.model, self.optimizer)
-        samples = self._fingerprint["run"]["samples"]
-        per_epoch = batches_per_epoch(range(samples), options.batch_size, distributed.world_size(), options.repeats)
-        epoch, position = divmod(self.iteration * options.accum_iters, per_epoch)
         facts = {"iter": self.iteration,
                  "without_slots": sorted(set(_trainable_names(self.model).values()) - {_owner(key) for key in slots}),
-                 "epoch": epoch, "batch_of_epoch": position, "evaluation_due": evaluation_due,
-                 "best": self.best or None, **self._fingerprint, "loss_scaling": self.precision.state(),
+                 "evaluation_due": evaluation_due, **self._fingerprint, "loss_scaling": self.precision.state(),
                  "without_gain": self.num_bad_evals}
         return run_dir.save(float32_weights(self.model, self.optimizer), slots, facts,
                             self.ema and self.ema.state(self.model), keep=options.keep_checkpoint_max)

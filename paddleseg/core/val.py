@@ -11,9 +11,8 @@ from prettytable import PrettyTable
 from tqdm import tqdm
 
 from paddleseg.core.infer import LARGE_PX, InferOptions, predict_batch, warn_large_image
-from paddleseg.core.losses import Criteria
+from paddleseg.core.losses import Criteria, ValidationLosses
 from paddleseg.core.metrics import Scores, confusion_matrix
-from paddleseg.core.val_loss import ValidationLosses
 from paddleseg.cvlibs.errors import DataError
 from paddleseg.datasets.loader import eval_batches
 from paddleseg.utils import distributed, logger

@@ -36,7 +36,7 @@ VAL = {"do_eval": True, "val_dataset": Colors("val", 3)}
 
 @pytest.fixture
 def lines(monkeypatch):
-    """What the run logs."""
+    """Lines that the run logs."""
     seen, handler = [], logging.Handler()
     handler.emit = lambda record: seen.append(record.getMessage())
     monkeypatch.setattr(logging.getLogger("paddleseg"), "handlers", [handler])
@@ -306,8 +306,7 @@ def test_a_signal_saves_between_two_checkpoints_and_the_run_goes_on(tmp_path, nu
     with pytest.raises(Interrupted, match=r"SIG\w+: iteration 4 of 6 .*iter_4; .*--resume auto") as stopped:
         run(tmp_path / "run", dataset=Stopping(number, 7), **VAL)
     assert stopped.value.exit_code == 75
-    state = facts(tmp_path / "run", 4)
-    assert (state["epoch"], state["batch_of_epoch"], state["evaluation_due"]) == (1, 1, False)
+    assert not facts(tmp_path / "run", 4)["evaluation_due"]
     resumed, _ = run(tmp_path / "run", resume_model=tmp_path / "run" / "iter_4", **VAL)
     assert same(arrays(whole), arrays(resumed)) and records(tmp_path / "run", "eval", "iter") == [3, 6]
     for name in ("model.pdparams", "score.json"):

@@ -56,7 +56,7 @@ def measured(model, dataset, criteria=None, **options):
 
 @paddle.no_grad()
 def expected_losses(model, images, labels):
-    """Of all outputs of training with batch norms and dropout as in evaluation, image by image."""
+    """Losses of all outputs of training, image by image, with batch norms and dropout as in evaluation."""
     model.eval()
     model.training = True
     rows = [[float(loss(output, paddle.to_tensor(label[None].astype("int64"))))
