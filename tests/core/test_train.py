@@ -58,12 +58,6 @@ def facts(save_dir, iteration):
     return json.loads((save_dir / f"iter_{iteration}" / "train_state.json").read_text())
 
 
-def set_best(save_dir, miou):
-    """Let the best model have this score."""
-    (save_dir / "best_model" / "score.json").write_text(f'{{"iter": 3, "miou": {miou}, "accuracy": 1.0}}')
-    files.write_sums(str(save_dir / "best_model"))
-
-
 def same(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
@@ -238,14 +232,6 @@ def test_a_finished_run_says_so(tmp_path, lines):
     run(tmp_path)
     run(tmp_path, resume_model=tmp_path / "iter_6")
     assert "nothing to do" in lines[-1] and "--iters" in lines[-1]
-
-
-def test_the_best_model_survives_a_resume(tmp_path):
-    run(tmp_path, iters=3, **VAL)
-    set_best(tmp_path, 2.0)
-    kept = (tmp_path / "best_model" / "model.pdparams").read_bytes()
-    _, best = run(tmp_path, resume_model=tmp_path / "iter_3", **VAL)
-    assert best == 2.0 and (tmp_path / "best_model" / "model.pdparams").read_bytes() == kept
 
 
 @pytest.mark.parametrize("iters", [3, 4])
