@@ -1,4 +1,4 @@
-"""From a trained model to a static graph that serves: batch norms folded, sizes dynamic, checked against the model.
+"""Export a trained model as a static graph: batch norms folded, sizes dynamic, checked against the model.
 
 Letters: N images, C classes, H, W size of the image.
 """
@@ -132,7 +132,7 @@ def save_graph(model: nn.Layer, prefix: str, output: str, shape: Sequence[Option
 
 @contextlib.contextmanager
 def _wide_resize() -> Iterator[None]:
-    """While a graph is traced, F.interpolate works in float64.
+    """Make F.interpolate work in float64 while a graph is traced.
 
     oneDNN, which is several times faster on a CPU, has no kernel for float64 and leaves these to Paddle's own. In
     Paddle 3.3 it fails on every graph with a resize in float32. The time is the same: kernels wait for memory.

@@ -51,7 +51,7 @@ def read_description(path: str) -> Dict:
     """The `Deploy` section of a deploy.yaml, whose files are there and undamaged.
 
     Raises:
-        DeployError: naming the file at fault.
+        DeployError: naming the bad file.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -245,13 +245,13 @@ TRANSFORMS = {
 
 
 def undeployable(transform: Dict) -> bool:
-    """Whether a transform can't be done here: it is unknown, or random."""
+    """Return True if a transform can't be done here: it is unknown, or random."""
     return (transform["type"] not in TRANSFORMS or transform.get("interp") == "RANDOM"
             or np.size(transform.get("short_size", 0)) > 1)
 
 
 def prepare(image: np.ndarray, transforms: Sequence[Dict]) -> Tuple[np.ndarray, List[Change]]:
-    """What the graph takes, (1, 3, H, W) float32, and the changes of size on the way."""
+    """Return the graph's input, (1, 3, H, W) float32, and the changes of size made to get it."""
     changes: List[Change] = []
     for args in transforms:
         before, kind = image.shape[:2], args["type"]
@@ -405,7 +405,7 @@ def read_image_list(path: str) -> List[str]:
 
 
 def result_names(images: Sequence[str], root: str) -> List[str]:
-    """Where each image's results go below an output directory: its path below `root`, as PNG.
+    """Return each image's result path below an output directory: its path below `root`, as PNG.
 
     a.jpg becomes a.png; where a.jpg and a.bmp stand side by side, a.jpg.png and a.bmp.png. If a.jpg.png stands there
     too, every name is made so.

@@ -56,7 +56,7 @@ class Camera:
         return columns * z, np.broadcast_to(z, (y1 - y0, x1 - x0))
 
     def pixels(self, metres: float, z: float) -> float:
-        """How many pixels `metres` take at depth z."""
+        """Return the number of pixels that `metres` take at depth z."""
         return metres * self.focal_px / z
 
     def at_least(self, metres: float, z: float, share: float) -> float:

@@ -34,7 +34,7 @@ def paint_sky(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def paint_backdrop(canvas: Canvas, rng: np.random.Generator) -> None:
-    """What closes the view: distant houses and the tree line before them."""
+    """Draw the backdrop: distant houses and the tree line before them."""
     camera, light = canvas.camera, canvas.light
     z, half = 150.0, 150.0 * (0.75 * camera.width / camera.focal_px)
     x = -half

@@ -29,7 +29,7 @@ class Item(NamedTuple):
     draw: partial
 
     def columns(self) -> Tuple[float, float]:
-        """From and to which x / z it is seen."""
+        """Return the range of x / z in which it is seen."""
         half, outwards = HALF_WIDTHS.get(self.draw.func, 0.7), DEPTHS.get(self.draw.func, 0.0)
         left, right = self.x - half - outwards * (self.x < 0), self.x + half + outwards * (self.x > 0)
         return left / (self.z0 if left < 0 else self.z1), right / (self.z0 if right > 0 else self.z1)
@@ -315,7 +315,7 @@ class Street:
 
 
 def bonnet(canvas: Canvas, rng: np.random.Generator) -> None:
-    """What of the own car is in the picture, and the borders: all of it void."""
+    """Draw the visible part of the own car, and the borders: all of it void."""
     height, width = canvas.camera.height, canvas.camera.width
     across = np.linspace(0, 1, 33)
     rise = rng.uniform(0.03, 0.065)

@@ -59,7 +59,7 @@ class Light:
         return np.clip(np.asarray(colour, np.float32) * (self.ambient + sunlit * self.direct), 0, 255)
 
     def side(self, side: int) -> float:
-        """How sunlit a facade on a side (-1 left, 1 right) of the street is."""
+        """Return the share of sunlight on a facade on a side (-1 left, 1 right) of the street."""
         return 0.95 if side != self.sun else 0.05
 
     def veil(self, z: float) -> float:

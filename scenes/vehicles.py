@@ -67,7 +67,7 @@ class Vehicle:
         return self.canvas.camera.project(np.stack([self.x + s * sin + t * cos, y, self.z + s * cos - t * sin], axis=1))
 
     def seen(self, point, normal) -> bool:
-        """Whether a face through (s, t, y) with an outward normal looks at the camera."""
+        """Return True if a face through (s, t, y) with an outward normal looks at the camera."""
         sin, cos = np.sin(self.heading), np.cos(self.heading)
         away = np.array([-self.x * sin - self.z * cos, -self.x * cos + self.z * sin, self.canvas.camera.above])
         return float(np.dot(away - np.asarray(point), normal)) > 0.02

@@ -133,7 +133,7 @@ def nested(canary: str) -> Dict[str, bytes]:
 # ---- other formats around a pickle that calls code
 
 def make_tar(members, mode: str = "w") -> bytes:
-    """Of (TarInfo, content) pairs."""
+    """Write a tar archive of (TarInfo, content) pairs."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode) as archive:
         for info, content in members:

@@ -1,4 +1,4 @@
-"""What tests ask of processes that aren't their own."""
+"""Queries of processes that aren't the test's own."""
 
 from pathlib import Path
 

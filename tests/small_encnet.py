@@ -54,7 +54,7 @@ class Float64(nn.Layer):
 
 
 def build(unbiased_variance: bool) -> nn.Layer:
-    """In the default dtype; the same weights in every process and at every call."""
+    """Build in the default dtype; the same weights in every process and at every call."""
     paddle.seed(7)
     backbone = manager.BACKBONES["ResNet18_v1c"](output_stride=8, contract_dilation=True, base_channels=4)
     return EncNet(CLASSES, backbone, num_codes=4, mid_channels=8, aux_channels=6, aux_dropout=0.0,

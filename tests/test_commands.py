@@ -131,7 +131,7 @@ def test_resume_goes_on_and_ends_where_the_whole_run_ends(trained, on_scenes, tm
 
 
 def test_a_run_goes_on_where_what_reads_its_lines_has_ended(on_scenes, tmp_path):
-    """As when Ctrl-C ends the tee of `train.py | tee log` first, or a terminal goes away."""
+    """Simulate Ctrl-C ending the tee of `train.py | tee log` first, or a terminal going away."""
     words = ["train.py", *on_scenes, "lr_scheduler.warmup_iters=0", "--batch_size", "2", "--iters", "3",
              "--log_iters", "1", "--num_workers", "0", "--save_dir", tmp_path / "run"]
     process = subprocess.Popen([sys.executable, *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ from paddleseg.weights.load import load_into
 
 
 def encnet(**changes):
-    """With random weights and running statistics, in evaluation mode."""
+    """An EncNet with random weights and running statistics, in evaluation mode."""
     backbone = manager.BACKBONES["ResNet18_vd"](output_stride=8, base_channels=4)
     model = EncNet(5, backbone, num_codes=4, mid_channels=8, aux_channels=6, **changes)
     load_into(model, random_weights({name: value.shape for name, value in model.state_dict().items()}), "random")

@@ -1,4 +1,4 @@
-"""Who may import whom: an arrow may only point up the list of rooms, and no files form a circle."""
+"""Import rules: an arrow may only point up the list of rooms, and no files form a circle."""
 
 import ast
 import subprocess

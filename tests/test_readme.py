@@ -1,4 +1,4 @@
-"""What the documents say, held against the files: links, commands and flags, messages, scores; and both languages."""
+"""The documents, compared with the files: links, commands and flags, messages, scores; and both languages."""
 
 import ast
 import re
@@ -50,7 +50,7 @@ def blocks(text: str) -> list:
 
 
 def words_in_code(text: str) -> list:
-    """What stands in each table row as code, whatever is said around it; English and Chinese order it differently."""
+    """Return the code spans of each table row, sorted, as English and Chinese order them differently."""
     rows = [line for line in text.splitlines() if line.startswith("|")]
     return [sorted(re.findall(r"`([^`]+)`", row)) for row in rows]
 

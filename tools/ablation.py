@@ -112,7 +112,7 @@ def start(run: Run) -> subprocess.Popen:
 
 
 def train_all(runs: Sequence[Run], at_once: int) -> None:
-    """Train runs side by side; when one fails, or on a signal, those that go on are told to save themselves and end.
+    """Train runs side by side; when one fails, or on a signal, those that go on save themselves and end.
 
     Raises:
         RunError: naming the run that failed, with its message.

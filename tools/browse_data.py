@@ -132,7 +132,7 @@ def contact_sheet(samples: Sequence[Sample], dataset) -> np.ndarray:
 
 
 def printable_latin(text: str) -> str:
-    """What Pillow's own font can draw on every version; other letters become question marks."""
+    """Replace letters that Pillow's own font can't draw on every version by question marks."""
     return text.encode("latin-1", "replace").decode("latin-1")
 
 

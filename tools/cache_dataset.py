@@ -52,9 +52,9 @@ def verify(args: argparse.Namespace, dataset, root: str) -> None:
     from paddleseg.utils.files import damage
 
     cache = Cache(args.cache_dir, dataset, root)
-    fault = damage(cache.folder, [INDEX, PIXELS])
-    if fault:
-        raise DataError(f"cache: {cache.folder}: {fault}; {cache.remedy}")
+    error = damage(cache.folder, [INDEX, PIXELS])
+    if error:
+        raise DataError(f"cache: {cache.folder}: {error}; {cache.remedy}")
     for place in range(len(dataset)):
         cache.read(place)  # SHA256SUMS is of what the file held then; only these sums are of what was decoded
 

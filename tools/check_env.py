@@ -2,8 +2,8 @@
 
     .venv/bin/python tools/check_env.py
 
-A fault keeps the toolkit from working and makes the exit code 1; a note doesn't. Every check returns its
-findings as a list of ("fault" or "note", text). Runs without Paddle too, and says so.
+An error keeps the toolkit from working and makes the exit code 1; a note doesn't. Every check returns its
+findings as a list of ("error" or "note", text). Runs without Paddle too, and says so.
 """
 
 import argparse
@@ -56,10 +56,10 @@ def check_packages():
         found = [f"{package} {installed(package)}" for package in packages if installed(package)]
         lines.append((module, ", ".join(found) or "not installed"))
         if not found:
-            findings.append(("fault", f"{packages[0]} is not installed: `make env`, or `pip install {packages[0]}`"))
+            findings.append(("error", f"{packages[0]} is not installed: `make env`, or `pip install {packages[0]}`"))
             continue
         if len(found) > 1:
-            findings.append(("fault", f"{' and '.join(found)} overwrite each other: uninstall both, then install one"))
+            findings.append(("error", f"{' and '.join(found)} overwrite each other: uninstall both, then install one"))
         try:
             importlib.import_module(module)
         except PermissionError as error:  # VisualDL makes ~/.visualdl at import, and is imported for --use_vdl only
@@ -69,7 +69,7 @@ def check_packages():
             cures = {"libGL": "install opencv-python-headless in its place", "libgomp": "`apt-get install libgomp1`"}
             cure = next((cure for library, cure in cures.items() if library in str(error)),
                         "install it anew; `make distclean env` makes the whole environment anew")
-            findings.append(("fault", f"{module} can't be imported ({error}): {cure}"))
+            findings.append(("error", f"{module} can't be imported ({error}): {cure}"))
     return lines, findings
 
 
@@ -78,7 +78,7 @@ def check_versions(paddle, numpy):
         return []
     number = tuple(map(int, paddle.split(".")[:2]))
     if number < (2, 6):
-        return [("fault", f"Paddle {paddle} is too old: install 2.6.2 or newer")]
+        return [("error", f"Paddle {paddle} is too old: install 2.6.2 or newer")]
     if number < (3,) and not numpy.startswith("1."):
         return [("note", f"Paddle {paddle} was built for NumPy 1, not {numpy}: `pip install 'numpy<2'`")]
     return []
@@ -95,10 +95,10 @@ def check_gpu_build(cards, is_gpu_build, cudnn, version):
     unusable = gpus.unusable(cards) if version.startswith("2.") else []
     kind, cure = ("note", "leave it out with CUDA_VISIBLE_DEVICES")
     if len(unusable) == len(cards):
-        kind, cure = ("fault", "install a newer Paddle from Paddle's own package index")
+        kind, cure = ("error", "install a newer Paddle from Paddle's own package index")
     findings = [(kind, f"{gpus.why_unusable(card)}: {cure}") for card in unusable]
     if cudnn is None:
-        findings.append(("fault", "Paddle finds no cuDNN: `pip install -r requirements.txt`, then "
+        findings.append(("error", "Paddle finds no cuDNN: `pip install -r requirements.txt`, then "
                                   "`python tools/link_cuda.py`"))
     return findings
 
@@ -112,12 +112,12 @@ def check_computing(cards):
         assert float((paddle.ones([8, 8]) @ paddle.ones([8, 8])).sum()) == 512
     except Exception as error:  # CUDA's errors come as many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        return [("fault", f"Paddle can't compute on {gpus.describe(cards[0])} ({reason}): driver "
+        return [("error", f"Paddle can't compute on {gpus.describe(cards[0])} ({reason}): driver "
                           f"{cards[0].driver or '?'} must be 450.80 or newer for CUDA 11, 525.60 for CUDA 12")]
     return []
 
 
-def main(faults_only):
+def main(errors_only):
     warnings.simplefilter("ignore")  # Paddle's import warns about compilers that only its own builders need
     cards, is_gpu_build, cuda, cudnn = gpus.visible_gpus(), False, None, None
     package_lines, findings = check_packages()
@@ -127,16 +127,16 @@ def main(faults_only):
         is_gpu_build, cuda, cudnn = paddle.is_compiled_with_cuda(), paddle.version.cuda(), paddle.get_cudnn_version()
     findings += check_versions(version, installed("numpy"))
     findings += check_gpu_build(cards, is_gpu_build, cudnn, version)
-    if cards and is_gpu_build and all(kind != "fault" for kind, _ in findings):
+    if cards and is_gpu_build and all(kind != "error" for kind, _ in findings):
         findings += check_computing(cards)
     free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else None
     if free is not None and free < ENOUGH_SHARED_MEMORY:  # NCCL exchanges the data of a machine's GPUs in it
         findings.append(("note", f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, too little for NCCL between "
                                  "several GPUs: start the container with --shm-size=1g"))
-    faults = [text for kind, text in findings if kind == "fault"]
-    if faults_only:
-        print(*faults, sep="\n", end="\n" if faults else "")
-        return 1 if faults else 0
+    errors = [text for kind, text in findings if kind == "error"]
+    if errors_only:
+        print(*errors, sep="\n", end="\n" if errors else "")
+        return 1 if errors else 0
     for name, value in [
             ("system", platform.platform()),
             ("cores", f"{usable_cores()} of {os.cpu_count()} usable"),
@@ -148,11 +148,11 @@ def main(faults_only):
         print(f"{name + ':':<19}{value}")
     for kind, text in findings:
         print(f"{kind}: {text}")
-    print(f"faults: {len(faults)}")
-    return 1 if faults else 0
+    print(f"errors: {len(errors)}")
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faults", action="store_true", help="print the faults alone")
-    sys.exit(main(parser.parse_args().faults))
+    parser.add_argument("--errors", "--faults", action="store_true", help="print the errors alone")
+    sys.exit(main(parser.parse_args().errors))

@@ -82,7 +82,7 @@ def _is_number(value) -> bool:
 
 
 def run_names(paths: Sequence[str]) -> List[str]:
-    """As much of each path's end as tells it from the others.
+    """Return the shortest end of each path that distinguishes it from the others.
 
     Raises:
         DataError: two paths lead to the same run.

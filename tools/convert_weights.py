@@ -3,7 +3,7 @@
     python tools/convert_weights.py encnet_r101-d8_512x1024_80k_cityscapes.pth model.pdparams --config configs/my.yml
     python tools/convert_weights.py output/best_model/model.pdparams model.pth --to mmseg --config output/config.yml
 
-IN is a .pdparams, .pth, .pt or .safetensors file, an archive of one, or a URL; its project is told by its names.
+IN is a .pdparams, .pth, .pt or .safetensors file, an archive of one, or a URL; its names tell its project.
 OUT ends in .pdparams, .pth, .pt (which needs PyTorch) or .safetensors; its SHA-256 goes to OUT.sha256.
 With --config every name and shape is compared with that config's model; without it only names are known.
 

@@ -37,7 +37,7 @@ CUSTOM_ONLY = {"folder": ["images", "annotations"], "format": ["jpg", "png"], "p
 
 
 class Split(NamedTuple):
-    """What was found of a split; paths relative to the root."""
+    """The files found of a split; paths relative to the root."""
 
     pairs: List[List[str]]
     errors: List[str]
@@ -81,7 +81,7 @@ def find_cityscapes(root: str, split: str) -> Split:
 
 
 def has_ending(path: Path, ending: str) -> bool:
-    """Whether a file's name ends so; capitals don't count in what follows the last dot, as in IMG_1.JPG."""
+    """Return True if a file's name ends so; case doesn't count after the last dot, as in IMG_1.JPG."""
     postfix, _, kind = ending.rpartition(".")
     return path.name[:-len(kind)].endswith(postfix + ".") and path.name.lower().endswith(kind.lower())
 

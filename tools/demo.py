@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def report(seconds: float) -> None:
-    """What came out, and where to look at it."""
+    """Print the results, and the files to look at."""
     with open(os.path.join(ROOT, RUN, "log.jsonl"), encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
     best = max((record for record in records if record["mode"] == "eval"), key=lambda record: record["mIoU"])

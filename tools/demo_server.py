@@ -99,7 +99,7 @@ def load_model(args: argparse.Namespace) -> Callable:
     """Load the model that the flags name: callable, with `palette` and `class_names`.
 
     Raises:
-        SegError: naming the file at fault.
+        SegError: naming the bad file.
     """
     from deploy.infer import DeployError, Predictor
 

@@ -126,15 +126,15 @@ def check_graph(model, folder: str, section: Dict, args: argparse.Namespace) -> 
         try:
             comparisons = compare(model, load_graph(folder, section, "cpu", args.threads, backend), shapes)
             worst = max(comparison.differing for comparison in comparisons)
-            fault = f"{100 * worst:.3g} % of the labels differ from the model's, over {100 * TOLERANCE:.3g} %"
+            problem = f"{100 * worst:.3g} % of the labels differ from the model's, over {100 * TOLERANCE:.3g} %"
         except Exception as error:  # a runtime that can't run the graph says so in many ways
-            worst, fault = 1.0, f"{type(error).__name__}: {' '.join(str(error).split())[-200:]}"
+            worst, problem = 1.0, f"{type(error).__name__}: {' '.join(str(error).split())[-200:]}"
         if worst <= TOLERANCE:
             if args.format == "paddle":
                 section["onednn"] = backend == "onednn"
             return comparisons, backend
-        logger.warning(f"the exported graph is not right with {backend}: {fault}")
-    raise RunError(f"the exported graph doesn't do what the model does, and isn't kept: {fault}")
+        logger.warning(f"the exported graph is not right with {backend}: {problem}")
+    raise RunError(f"the exported graph doesn't do what the model does, and isn't kept: {problem}")
 
 
 def print_comparisons(comparisons: Sequence, backend: str) -> None:

@@ -1,4 +1,4 @@
-"""Which NVIDIA GPUs this machine shows, and whether the GPU wheel of requirements.txt can use them."""
+"""Find the NVIDIA GPUs of this machine, and those that the GPU wheel of requirements.txt can use."""
 
 import collections
 import pathlib
@@ -45,11 +45,11 @@ def describe(gpu):
 
 
 def unusable(gpus):
-    """Those of `gpus` that the GPU wheel of requirements.txt has no machine code for."""
+    """Return those of `gpus` that the GPU wheel of requirements.txt has no machine code for."""
     return [gpu for gpu in gpus if gpu.capability and not OLDEST <= gpu.capability < TOO_NEW]
 
 
 def why_unusable(gpu):
-    """What keeps `gpu` from that wheel."""
+    """Return the reason why that wheel can't use `gpu`."""
     side = "new" if gpu.capability >= TOO_NEW else "old"
     return f"{describe(gpu)} is too {side} for paddlepaddle-gpu 2.6.2, which runs on 6.1 to 8.9"

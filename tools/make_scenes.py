@@ -80,9 +80,9 @@ def write_labels(polygons: Path) -> None:
     from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
     from cityscapesscripts.preparation.json2labelImg import json2labelImg
 
-    fault = convert_file(polygons)
-    if fault:
-        raise DataError(fault)
+    error = convert_file(polygons)
+    if error:
+        raise DataError(error)
     json2labelImg(str(polygons), str(beside(polygons, "labelIds")), "ids")
     annotation = Annotation()
     annotation.fromJsonFile(str(polygons))

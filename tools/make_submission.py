@@ -59,7 +59,7 @@ def find_results(folder: str) -> List[str]:
 
 
 def name_errors(results: Sequence[str], expected: Optional[Sequence[str]]) -> List[str]:
-    """What is wrong with the names: one error a line.
+    """Return the errors of the names, one a line.
 
     Args:
         expected: the frames there must be, or None to count them alone.
@@ -86,7 +86,7 @@ def name_errors(results: Sequence[str], expected: Optional[Sequence[str]]) -> Li
 
 
 def file_error(path: str) -> Optional[str]:
-    """What is wrong with one file, or None."""
+    """Return the error of one file, or None."""
     try:
         label = read_label(path)
     except DataError as error:

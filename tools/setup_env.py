@@ -101,21 +101,21 @@ def check_python(version, may_switch):
     newest = 12 if number < (3,) else 13 if number < (3, 4) else max(minor, 13)
     if OLDEST_PYTHON <= minor <= newest:
         return
-    fault = f"Paddle {version} runs on Python 3.{OLDEST_PYTHON} to 3.{newest}, and this is 3.{minor}"
+    error = f"Paddle {version} runs on Python 3.{OLDEST_PYTHON} to 3.{newest}, and this is 3.{minor}"
     for program in (f"python3.{other}" for other in range(newest, OLDEST_PYTHON - 1, -1)):
         # A name on PATH may be a version manager's shim for a Python that isn't switched on.
         if shutil.which(program) is None or subprocess.call(
                 [program, "-c", "import venv, ensurepip"], stderr=subprocess.DEVNULL):
             continue
         if not may_switch:
-            raise SetupError(f"{fault}; PYTHON={program} works")
-        print(f"setup_env: {fault}; going on with {program}", flush=True)
+            raise SetupError(f"{error}; PYTHON={program} works")
+        print(f"setup_env: {error}; going on with {program}", flush=True)
         os.execvp(program, [program, str(pathlib.Path(__file__).resolve())] + sys.argv[1:] + ["--this_python"])
-    raise SetupError(f"{fault}; install one and give it as PYTHON=...")
+    raise SetupError(f"{error}; install one and give it as PYTHON=...")
 
 
 def is_ready(venv, requirements, this_python):
-    """Whether `venv` was finished for these requirements, and its Python is still there."""
+    """Return True if `venv` was finished for these requirements, and its Python is still there."""
     if not (venv / STAMP).is_file() or not (venv / "bin/python").exists():
         return False
     python, *lines = (venv / STAMP).read_text().splitlines()
@@ -126,12 +126,12 @@ def python_version():
     return "Python {}.{}".format(*sys.version_info[:2])
 
 
-def run(command, fault):
+def run(command, error):
     """Run a command; SetupError, below its own words, if it fails."""
     # PIP_USER=1 in a user's configuration would make pip refuse to install into an environment.
     environment = dict(os.environ, PIP_USER="0", PIP_DISABLE_PIP_VERSION_CHECK="1")
     if subprocess.call([str(word) for word in command], env=environment):
-        raise SetupError(fault)
+        raise SetupError(error)
 
 
 def install(venv, requirements):
@@ -144,15 +144,15 @@ def install(venv, requirements):
         f"{sys.executable} can't make {venv}; `apt-get install python3-venv` (Debian, Ubuntu) cures that, or give "
         "another Python as PYTHON=...")
     (venv / "requirements.txt").write_text("\n".join(requirements) + "\n")
-    pip, fault = [venv / "bin/python", "-m", "pip"], "pip can't install the list; its own words are above"
+    pip, error = [venv / "bin/python", "-m", "pip"], "pip can't install the list; its own words are above"
     if requirements[0].startswith("paddlepaddle-gpu"):
-        fault += f". If it found no such Paddle: {GPU_ADVICE}"
-    run([*pip, "install", "-qq", "--no-input", "-r", venv / "requirements.txt"], fault)
+        error += f". If it found no such Paddle: {GPU_ADVICE}"
+    run([*pip, "install", "-qq", "--no-input", "-r", venv / "requirements.txt"], error)
     headless = [line for line in requirements if package_name(line) == "opencv-python-headless"]
     if headless and list(venv.glob("lib/python*/site-packages/opencv_python-*.dist-info")):
         # Another package asked for the plain build, and the two lie in the same folder.
-        run([*pip, "uninstall", "-qq", "--yes", "opencv-python", "opencv-python-headless"], fault)
-        run([*pip, "install", "-qq", "--no-input", *headless], fault)
+        run([*pip, "uninstall", "-qq", "--yes", "opencv-python", "opencv-python-headless"], error)
+        run([*pip, "install", "-qq", "--no-input", *headless], error)
 
 
 def set_up(venv, requirements):
@@ -162,7 +162,7 @@ def set_up(venv, requirements):
     install(venv, requirements)
     if requirements[0].startswith("paddlepaddle-gpu==2"):
         run([venv / "bin/python", ROOT / "tools/link_cuda.py"], "the CUDA libraries can't be linked")
-    run([venv / "bin/python", ROOT / "tools/check_env.py", "--faults"],
+    run([venv / "bin/python", ROOT / "tools/check_env.py", "--errors"],
         f"{venv} was installed, but doesn't work, as said above")
     (venv / STAMP).write_text("\n".join([python_version()] + requirements))
     print(f"setup_env: {venv} is ready", flush=True)

@@ -1,4 +1,4 @@
-"""Draw result.png for the READMEs: some val scenes of `make demo`, each as image, truth and prediction.
+"""Draw result.png for the READMEs: some val scenes of `make demo`, each as image, ground truth and prediction.
 
     make demo
     .venv/bin/python docs/images/make_result.py
@@ -24,9 +24,9 @@ ROWS, WIDTH_PX, GAP_PX = 3, 320, 4  # of the sheet; a panel's width
 def row(predicted: Path, palette: np.ndarray) -> np.ndarray:
     """One scene, RGB."""
     name = predicted.relative_to(LABELS).with_suffix(".png")
-    truth = str(name).replace("leftImg8bit", "gtFine_labelTrainIds")
+    label = str(name).replace("leftImg8bit", "gtFine_labelTrainIds")
     shown = Shown(str(name), read_image(str(DATA / "leftImg8bit" / "val" / name)),
-                  read_label(str(DATA / "gtFine" / "val" / truth)), read_label(str(predicted)))
+                  read_label(str(DATA / "gtFine" / "val" / label)), read_label(str(predicted)))
     pictures = panels(shown, palette, 255, WIDTH_PX)
     height = WIDTH_PX * shown.label.shape[0] // shown.label.shape[1]
     wide = [cv2.resize(pictures[key], (WIDTH_PX, height), interpolation=method) for key, method in

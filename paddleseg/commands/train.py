@@ -1,4 +1,4 @@
-"""Train a model from a YAML recipe, on one process or many.
+"""Train a model from a YAML config, on one process or many.
 
     python train.py --config configs/quick_start/encnet_resnet18_scenes.yml --do_eval
     … --do_eval --use_ema --early_stop_intervals 5    (see docs/training.md)

@@ -1,4 +1,4 @@
-"""From an image tensor to logits and classes: whole image, sliding window, scales and flips.
+"""Inference on an image tensor, to logits and classes: whole image, sliding window, scales and flips.
 
 Letters: N images, C classes, H and W of the network's input. Window sizes are (width, height), as in
 PaddleSeg's YAML and flags.
@@ -23,7 +23,7 @@ Forward = Callable[[paddle.Tensor], Sequence[paddle.Tensor]]  # a model: images 
 
 @dataclass
 class InferOptions:
-    """How to infer; `test_config` in the YAML, flags of val.py and predict.py.
+    """Inference options: `test_config` in the YAML, flags of val.py and predict.py.
 
     Attributes:
         aug_eval: average the probabilities over scales and flips.

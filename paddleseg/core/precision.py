@@ -98,7 +98,7 @@ class MixedPrecision:
         return 1.0 if self._scale is None else self._scale.value
 
     def prepare(self, model: nn.Layer, optimizer) -> None:
-        """At O2, cast weights in place and give the optimizer their masters; else do nothing.
+        """Cast weights in place and give the optimizer their masters at O2; else do nothing.
 
         Comes after weights and optimizer are loaded or restored, and before paddle.DataParallel. The masters are the
         weights as they were, which the cast ones can't give back, under the names of their parameters: so the

@@ -184,27 +184,27 @@ def _check_nodes(node: Optional[yaml.Node], counter: Iterator[int], depth: int =
     """
     if node is None:  # an empty file
         return
-    children, fault = [], None
+    children, error = [], None
     if depth > _MAX_DEPTH:
-        fault = f"nested deeper than {_MAX_DEPTH} levels"
+        error = f"nested deeper than {_MAX_DEPTH} levels"
     elif next(counter) > _MAX_VALUES:
-        fault = f"more than {_MAX_VALUES} values"
+        error = f"more than {_MAX_VALUES} values"
     elif node.tag not in _TAGS:
-        fault = f"{node.tag.rpartition(':')[2]} is neither text nor a number; if it is meant as text, put it in quotes"
+        error = f"{node.tag.rpartition(':')[2]} is neither text nor a number; if it is meant as text, put it in quotes"
     elif isinstance(node, yaml.MappingNode):
         keys, children = [key.value for key, _ in node.value], [part for pair in node.value for part in pair]
         if not all(isinstance(key, str) for key in keys):
-            fault = "a key must be a word"
+            error = "a key must be a word"
         elif len(set(keys)) < len(keys):
-            fault = f"the key {next(key for key in keys if keys.count(key) > 1)} stands twice"
+            error = f"the key {next(key for key in keys if keys.count(key) > 1)} stands twice"
     elif isinstance(node, yaml.SequenceNode):
         children = node.value
     elif _CONTROL.search(node.value):
-        fault = f"text with a control character: {_shown(node.value)}"
+        error = f"text with a control character: {_shown(node.value)}"
     elif node.tag.endswith("int") and len(node.value) > _MAX_DIGITS:
-        fault = f"a whole number of more than {_MAX_DIGITS} digits"
-    if fault:
-        raise yaml.MarkedYAMLError(None, None, fault, node.start_mark)
+        error = f"a whole number of more than {_MAX_DIGITS} digits"
+    if error:
+        raise yaml.MarkedYAMLError(None, None, error, node.start_mark)
     for child in children:
         _check_nodes(child, counter, depth + 1)
 
@@ -377,7 +377,7 @@ def _unknown_key(dotted: str, child: Any, valid: List[str], name: str, kind: Opt
 
 
 def matches(node: Any, hint: Any) -> bool:
-    """Whether a part of a tree, or plain data, fits a type hint.
+    """Return True if a part of a tree, or plain data, fits a type hint.
 
     An int fits float, a list fits any sequence; NaN and infinity fit nothing. A mapping with a type stands for an
     object, of a class that only its registry knows.

@@ -51,7 +51,7 @@ class Entry:
 
 
 def facts_of(pair: Sequence[str], root: str) -> List[list]:
-    """What a sample's files are known by again; a file that isn't there is of no size."""
+    """Return the facts that identify a sample's files; a missing file has no size."""
     facts = []
     for path in pair:
         state = os.stat(path) if os.path.isfile(path) else None
@@ -79,9 +79,9 @@ class Cache:
                        f"{directory}`")
         if not os.path.isdir(self.folder):
             raise DataError(f"cache: {self.folder} is not there; {self.remedy}")
-        fault = damage(self.folder, [INDEX]) or self._open(dataset, root)
-        if fault:
-            raise DataError(f"cache: {self.folder}: {fault}; {self.remedy}")
+        error = damage(self.folder, [INDEX]) or self._open(dataset, root)
+        if error:
+            raise DataError(f"cache: {self.folder}: {error}; {self.remedy}")
         # Shared by the processes that are forked from this one, so that a sample is compared once in a run.
         self.compared = np.ndarray(len(self.entries), np.uint8, mmap.mmap(-1, max(1, len(self.entries))))
 
@@ -183,7 +183,7 @@ def write_cache(dataset, directory: str, root: str, num_workers: int) -> int:
 
 
 def _lay_out(dataset, root: str) -> Tuple[List[Entry], int]:
-    """Where each sample will lie, and the bytes of all."""
+    """Return the position of each sample, and the bytes of all."""
     entries, end = [], 0
     for pair in dataset.file_list:
         height, width = image_size(pair[0])

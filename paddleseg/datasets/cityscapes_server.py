@@ -1,4 +1,4 @@
-"""What Cityscapes' evaluation server takes: for each test image a PNG file of label ids, of the image's size.
+"""Format of Cityscapes' evaluation server: for each test image a PNG file of label ids, of the image's size.
 
 It knows a file by its name, <city>_<sequence>_<frame>*.png, wherever in the archive; see `getPrediction` in
 cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling.

@@ -72,7 +72,7 @@ def read_image_list(path: str) -> List[str]:
 
 
 def result_names(images: Sequence[str], root: str) -> List[str]:
-    """Where each image's results go below an output directory: its path below `root`, as PNG.
+    """Return each image's result path below an output directory: its path below `root`, as PNG.
 
     a.jpg becomes a.png; where a.jpg and a.bmp stand side by side, a.jpg.png and a.bmp.png. If a.jpg.png stands there
     too, every name is made so.

@@ -83,9 +83,9 @@ class _Watchdog:
 
     def _obey(self) -> None:
         """End the process when the watchdog says so, or is no more."""
-        told = self._socket.recv(1)
+        message = self._socket.recv(1)
         if not self._leaving:
-            if not told:
+            if not message:
                 guard.print_stderr(f"RunError: the process that watches the other ranks for {rank_name()} died")
             os._exit(RunError.exit_code)
 

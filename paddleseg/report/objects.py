@@ -17,12 +17,12 @@ BIN_NAMES = (f"below {EDGES_PX[0]} px", *(f"{low}-{high} px" for low, high in zi
 class ObjectSizes:
     """Counts by class and size, int64 (C, B).
 
-    The sums of `hits`, `truth` and `false` over all bins are those of a confusion matrix: TP, TP + FN and FP.
+    The sums of `hits`, `labelled` and `false` over all bins are those of a confusion matrix: TP, TP + FN and FP.
 
     Attributes:
         counts: the four below, (4, C, B).
         objects: true objects.
-        truth: pixels of true objects, in the bin of the object.
+        labelled: pixels of true objects, in the bin of the object.
         hits: those of them that were predicted as the object's class.
         false: pixels predicted as another class than the true one, in the bin of the predicted object that they lie in.
     """
@@ -32,7 +32,7 @@ class ObjectSizes:
         self.counts = np.zeros([4, num_classes, len(EDGES_PX) + 1], np.int64)
 
     objects = property(lambda self: self.counts[0])
-    truth = property(lambda self: self.counts[1])
+    labelled = property(lambda self: self.counts[1])
     hits = property(lambda self: self.counts[2])
     false = property(lambda self: self.counts[3])
 
@@ -41,7 +41,7 @@ class ObjectSizes:
         known, right = label != self.ignore_index, pred == label
         for kind in np.unique(label[known]).tolist():
             areas, hits = _components(label == kind, right)
-            for table, values in ((self.objects, np.ones_like(areas)), (self.truth, areas), (self.hits, hits)):
+            for table, values in ((self.objects, np.ones_like(areas)), (self.labelled, areas), (self.hits, hits)):
                 np.add.at(table[kind], _bins(areas), values)
         for kind in np.unique(pred).tolist():
             areas, wrong = _components(pred == kind, known & ~right)
@@ -49,8 +49,8 @@ class ObjectSizes:
 
     @property
     def iou(self) -> np.ndarray:
-        """hits / (truth + false); NaN where no true object is."""
-        return np.where(self.objects > 0, self.hits / np.maximum(self.truth + self.false, 1), np.nan)
+        """hits / (labelled + false); NaN where no true object is."""
+        return np.where(self.objects > 0, self.hits / np.maximum(self.labelled + self.false, 1), np.nan)
 
     @property
     def mean_iou(self) -> np.ndarray:

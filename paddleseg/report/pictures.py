@@ -15,7 +15,7 @@ from paddleseg.core.val import evaluation_mode
 from paddleseg.transforms.image_io import read_image
 from paddleseg.utils.palette import color_map
 
-IGNORED, WRONG = (224, 224, 192), (213, 94, 0)  # of no class in the usual palettes; told apart by colour-blind eyes
+IGNORED, WRONG = (224, 224, 192), (213, 94, 0)  # of no class in the usual palettes; distinct for colour-blind eyes
 REPORT_WIDTH_PX, VISUALDL_WIDTH_PX = 640, 320  # of a picture at most
 
 
@@ -57,8 +57,8 @@ def panels(shown: Shown, palette: np.ndarray, ignore_index: int, max_width_px: i
     table = np.full([max(256, len(palette)), 3], IGNORED, np.uint8)
     table[:len(palette)] = palette
     ignored = shown.label == ignore_index
-    truth = table[shown.label]
-    truth[ignored] = IGNORED
+    ground_truth = table[shown.label]
+    ground_truth[ignored] = IGNORED
     grey = cv2.cvtColor(cv2.cvtColor(shown.image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     errors = grey // 2 + 110
     errors[shown.pred != shown.label] = WRONG
@@ -66,7 +66,7 @@ def panels(shown: Shown, palette: np.ndarray, ignore_index: int, max_width_px: i
     size = shown.label.shape[::-1]
     if size[0] > max_width_px:
         size = max_width_px, max(1, round(size[1] * max_width_px / size[0]))
-    pictures = {"image": shown.image, "ground truth": truth, "prediction": table[shown.pred], "errors": errors}
+    pictures = {"image": shown.image, "ground truth": ground_truth, "prediction": table[shown.pred], "errors": errors}
     return {name: cv2.resize(picture, size, interpolation=cv2.INTER_AREA if name == "image" else cv2.INTER_NEAREST)
             for name, picture in pictures.items()}
 
@@ -82,7 +82,7 @@ def evaluation_pictures(model, dataset, options: InferOptions, count: int = 4) -
     colors, found = dataset_colors(dataset), {}
     for index in indices:
         shown = predict_sample(model, dataset, index, options)
-        image, truth, pred, errors = panels(shown, colors, dataset.ignore_index, VISUALDL_WIDTH_PX).values()
-        rows = [np.concatenate(pair, axis=1) for pair in ((image, truth), (pred, errors))]
+        image, ground_truth, pred, errors = panels(shown, colors, dataset.ignore_index, VISUALDL_WIDTH_PX).values()
+        rows = [np.concatenate(pair, axis=1) for pair in ((image, ground_truth), (pred, errors))]
         found[f"{index} {os.path.basename(shown.path)}"] = np.concatenate(rows)
     return found

@@ -151,12 +151,12 @@ def _own_role(transform: Callable) -> Optional[str]:
 
 
 def _resizes_for_crop(roles: Sequence[Optional[str]]) -> bool:
-    """Whether a resizing comes first and then, flips aside, a crop."""
+    """Return True if a resizing comes first and then, flips aside, a crop."""
     return roles[0] == "resize" and next((role for role in roles[1:] if role != "flip"), None) == "crop"
 
 
 def _cuts_off(roles: Sequence[Optional[str]]) -> bool:
-    """Whether the step after the resizing and the crop, flips aside, cuts fractions off."""
+    """Return True if the step after the resizing and the crop, flips aside, cuts fractions off."""
     return next((role for role in roles[1:] if role not in ("flip", "crop")), None) == "distort"
 
 

@@ -139,7 +139,7 @@ def _source_slice(span: _Span, length: int) -> slice:
 
 
 def _span_from_corner(start: int, stop: int, source: int, target: int) -> _Span:
-    """For the window start..stop of an axis of `source` pixels resized to `target`: all that lies before it, too."""
+    """Source range for the window start..stop of an axis resized from `source` to `target`, with all before it."""
     return _Span(0, _last(stop, source, target), start, stop, False)
 
 
@@ -153,7 +153,7 @@ def _span_from_edge(start: int, stop: int, source: int, target: int) -> _Span:
 
 
 def _last(stop: int, source: int, target: int) -> int:
-    """Where the source may end: the last pixel has its right neighbour, and the resized part reaches `stop`."""
+    """Return the source's smallest end: the last pixel has its right neighbour, the resized part reaches `stop`."""
     scale = source / target
     return min(source, max(math.ceil(stop * scale), math.floor((stop - 0.5) * scale - 0.5) + 2))
 

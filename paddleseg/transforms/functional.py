@@ -1,4 +1,4 @@
-"""What transforms and data sets written for PaddleSeg take from here; this project's own take it from `ops`.
+"""Names that transforms and data sets written for PaddleSeg import; this project's own code uses `ops`.
 
 As in PaddleSeg 2.8.0, sizes are (width, height), labels are (H, W), and amounts are drawn from NumPy's global
 generator, which the loader seeds for each sample.

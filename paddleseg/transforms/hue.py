@@ -51,7 +51,7 @@ def _shift_strip(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _order(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
-    """Which channel is the largest and which the smallest, as a number from 1 to 7."""
+    """Return the order of the largest and the smallest channel as a number from 1 to 7."""
     first, second, third = (pair.view(np.uint8) for pair in (red >= green, green >= blue, blue >= red))
     third += third
     third += second
@@ -83,7 +83,7 @@ def _pillow_hsv(pixels: np.ndarray) -> np.ndarray:
 
 
 def _channel_weights() -> np.ndarray:
-    """How far below v each of (R, G, B) lies at each hue, in 1/85 of s: (3, 256) float32.
+    """Distance of each of (R, G, B) below v at each hue, in 1/85 of s: (3, 256) float32.
 
     Zero where the channel is the largest, 85 where it's the smallest, and linear in between.
     """

@@ -112,7 +112,7 @@ def image_size(path: PathLike) -> Tuple[int, int]:
 
 
 def has_exif_rotation(path: PathLike) -> bool:
-    """Whether EXIF says to show a JPEG or WebP turned or mirrored, which `read_image` doesn't do."""
+    """Return True if EXIF says to show a JPEG or WebP turned or mirrored, which `read_image` doesn't do."""
     try:
         with Image.open(path, formats=["JPEG", "WEBP"]) as picture:
             return picture.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT

@@ -182,7 +182,7 @@ def resize_sample(data: dict, size: Tuple[int, int], interp: str = "LINEAR") -> 
 
 
 def resize_sample_in_float(data: dict, size: Tuple[int, int], interp: str = "LINEAR") -> dict:
-    """As `resize_sample`, in float32: PaddleSeg holds images so, and interpolated values keep their fractions."""
+    """Resize as `resize_sample`, in float32, as PaddleSeg holds images: interpolated values keep their fractions."""
     return resize_sample({**data, "img": data["img"].astype(np.float32)}, size, interp)
 
 

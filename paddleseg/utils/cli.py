@@ -122,13 +122,13 @@ def run_main(function: Callable[[argparse.Namespace], int], args: argparse.Names
 
 
 def _reader_is_gone() -> bool:
-    """Whether what reads standard output, such as `| head`, has ended; then what is printed goes nowhere."""
+    """Return True if the reader of standard output, such as `| head`, has ended; then what is printed goes nowhere."""
     try:
         output = sys.stdout.fileno()
     except (OSError, ValueError):  # it is no file, or closed
         return False
     reader = select.poll()
-    reader.register(output, 0)  # errors are told anyway
+    reader.register(output, 0)  # errors are reported anyway
     if not any(event & select.POLLERR for _, event in reader.poll(0)):
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), output)

@@ -28,7 +28,7 @@ def init(device: str) -> None:
     """Join the other processes, if there are any.
 
     Args:
-        device: "cpu" or "gpu". A GPU build of Paddle would go to the GPU by itself, unless told of gloo.
+        device: "cpu" or "gpu". A GPU build of Paddle would go to the GPU by itself, unless gloo is given.
     """
     if world_size() > 1:
         import paddle

@@ -36,7 +36,7 @@ _FRAME = """<!DOCTYPE html><html><body style="margin: 0">
 
 
 class Loaded(NamedTuple):
-    """What the script answered, and the lines of the console."""
+    """The script's answer, and the lines of the console."""
 
     answer: Dict
     console: List[str]

@@ -329,7 +329,7 @@ def test_a_lost_best_model_is_found_again(tmp_path):
 
 
 def test_nobody_else_knows_the_layout():
-    """By name; the docstrings and help of the commands may show examples."""
+    """Search for the names; the docstrings and help of the commands may show examples."""
     package = Path(__file__).resolve().parents[2] / "paddleseg"
     pattern = re.compile(r"""["'](iter_|best_model|train_state\.json|score\.json|train\.log|log\.jsonl|config\.yml|"""
                          r"""(ema_)?model\.pd)""")

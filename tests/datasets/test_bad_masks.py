@@ -1,4 +1,4 @@
-"""Masks that aren't class indices, and images that EXIF turns: each message says the way out."""
+"""Masks that aren't class indices, and images that EXIF turns: each message says the fix."""
 
 import logging
 

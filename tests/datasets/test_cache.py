@@ -233,7 +233,7 @@ def test_too_little_room(root, directory, monkeypatch):
 
 
 def test_killed_halfway(root, directory, monkeypatch):
-    """What a kill leaves is no cache, and is removed by the next attempt."""
+    """A killed attempt leaves no cache, and the next attempt removes its files."""
     pid = os.fork()
     if pid == 0:
         monkeypatch.setattr(cache, "write_sums", lambda folder: os._exit(7))

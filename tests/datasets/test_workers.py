@@ -206,7 +206,7 @@ def result(script, *given):
 
 
 def ends_within(pid, seconds):
-    """Whether a process is gone, or a zombie of nobody's."""
+    """Return True if a process is gone, or a zombie of nobody's."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -264,7 +264,7 @@ def test_a_crash_is_told_by_its_parent_alone(run_script):
 
 
 def test_a_process_that_cannot_be_killed_does_not_hold_up_the_end(run_script):
-    """As one in a system call on a dead mount: here the signals are withheld."""
+    """Simulate a system call on a dead mount by withholding the signals."""
     script = run_script("loader.STOP_SEC = 0.2",
                         "from multiprocessing.popen_fork import Popen",
                         "Popen._send_signal = lambda popen, number: None",

@@ -1,4 +1,4 @@
-"""Who may read the launcher's files."""
+"""Access rights of the launcher's files."""
 
 import os
 import stat

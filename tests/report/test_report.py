@@ -34,7 +34,7 @@ def test_counts_of_all_sizes_are_those_of_the_confusion_matrix(ignore_index):
         matrix += confusion_matrix(pred, label, 4, ignore_index)
     hits = np.diag(matrix)
     np.testing.assert_array_equal(sizes.hits.sum(axis=1), hits)
-    np.testing.assert_array_equal(sizes.truth.sum(axis=1), matrix.sum(axis=1))
+    np.testing.assert_array_equal(sizes.labelled.sum(axis=1), matrix.sum(axis=1))
     np.testing.assert_array_equal(sizes.false.sum(axis=1), matrix.sum(axis=0) - hits)
     assert np.count_nonzero(sizes.objects.sum(axis=0)) >= 4
 
@@ -273,8 +273,8 @@ def test_visualdl_shows_images_with_predictions_at_each_evaluation(tmp_path):
     for values in before.values():
         assert [iteration for iteration, _ in values] == [2, 4, 6]
         assert all(picture.shape == (2 * 24, 2 * 32, 3) for _, picture in values)
-    truth = before["Evaluate/0 0.png"][0][1][2:24, 32:, ::-1]
-    np.testing.assert_array_equal(truth, dataset.palette[dataset.sample(0, None)["label"][2:]])
+    ground_truth = before["Evaluate/0 0.png"][0][1][2:24, 32:, ::-1]
+    np.testing.assert_array_equal(ground_truth, dataset.palette[dataset.sample(0, None)["label"][2:]])
     run(tmp_path / "True", resume_model=tmp_path / "True" / "iter_4", use_vdl=True, **settings)
     for tag, values in shown_in_visualdl(tmp_path / "True").items():
         assert [iteration for iteration, _ in values] == [4, 6]  # 4 is evaluated again, its best model being gone

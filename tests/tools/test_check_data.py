@@ -107,7 +107,7 @@ def test_custom(tmp_path, capsys):
 
 
 def weights_of(said):
-    """What the YAML line has, and the splits that the line before the table names."""
+    """Return the YAML line's content, and the splits that the line before the table names."""
     *_, last = said.splitlines()
     heading = next(line for line in said.splitlines() if line.startswith("weights by the labels of "))
     (loss,) = yaml.safe_load(last)

@@ -118,7 +118,7 @@ def png_of_size(width, height):
     (encode(64, 64)[:20], 415), (png_of_size(9000, 9000), 413), (bytes(21 << 20), 413)],
     ids=lambda value: str(value)[:30])
 def test_no_image_or_a_bad_one(client, model, data, status):
-    """Of too many pixels is one of which only the header is there to be read."""
+    """Send files that are no image, or whose header claims too many pixels."""
     assert refusal(ask(client, data))[0] == status and not model.seen
 
 

@@ -20,7 +20,7 @@ OPTIONAL = {"torch", "safetensors", "paddle2onnx", "onnx", "onnxruntime", "korni
 
 
 def sources():
-    """What a user runs: the entry scripts, the toolkit and its tools, without their tests."""
+    """The files that a user runs: the entry scripts, the toolkit and its tools, without their tests."""
     folders = [ROOT / name for name in ("paddleseg", "tools", "deploy")]
     return sorted([*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))])
 
@@ -34,7 +34,7 @@ def imported_modules(path):
 
 
 def is_foreign(module):
-    """Whether `module` is neither Python's nor the project's."""
+    """Return True if `module` is neither Python's nor the project's."""
     if (ROOT / module).is_dir() or list(ROOT.glob(f"*/{module}.py")) or module in sys.builtin_module_names:
         return False
     spec = importlib.util.find_spec(module)

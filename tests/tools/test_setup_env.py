@@ -151,7 +151,7 @@ def add_wheel(folder, name, module, code="", requires=""):
 
 @pytest.mark.slow
 def test_making_an_environment_from_beginning_to_end(tmp_path, monkeypatch, capfd):
-    """With the few wheels that pip sees here; the headless OpenCV stays where a package asks for the plain one."""
+    """Install the few wheels that pip sees here; the headless OpenCV stays where a package asks for the plain one."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     for name, value in (("CONFIG_FILE", os.devnull), ("NO_INDEX", "1"), ("FIND_LINKS", str(tmp_path)), ("USER", "1")):

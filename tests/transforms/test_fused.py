@@ -93,7 +93,7 @@ def test_geometry_is_that_of_the_plain_path(name, size):
 @pytest.mark.parametrize("name", LISTS)
 @pytest.mark.parametrize("size", SIZES[:5])
 def test_whole_lists(name, size):
-    """Where the plain path cuts off 99.9999 and the fused one 100, colours may carry the level further: rarely."""
+    """Rare differences are allowed: the plain path may cut off 99.9999 where the fused one has 100."""
     transforms = [scaled_down(section) for section in LISTS[name]]
     for seed in range(25):
         plain, fused = run_both(transforms, sample(seed, size, smooth=True))
@@ -185,7 +185,7 @@ def test_a_window_of_a_resized_image(dtype, tolerance):
 
 
 def test_nearest_positions_are_cv2s():
-    """Of all sizes, as a rounding error would show in a few."""
+    """Compare all sizes, as a rounding error would show in a few."""
     rng = np.random.default_rng(0)
     for length, target in rng.integers(1, 4097, (500, 2)):
         row = np.arange(length, dtype=np.int32).view(np.uint8).reshape(1, length, 4)

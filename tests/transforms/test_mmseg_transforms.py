@@ -170,7 +170,7 @@ def test_distortion_decisions():
 
 
 def test_the_recipe_pads_after_normalizing():
-    """What mmsegmentation's data preprocessor does: pad_val 0 on normalised values, seg_pad_val 255."""
+    """Pad as mmsegmentation's data preprocessor does: pad_val 0 on normalised values, seg_pad_val 255."""
     compose = T.Compose([
         T.RandomResize([32, 16], [0.5, 2.0]), T.RandomCrop([12, 24], cat_max_ratio=0.75), T.RandomFlip(),
         T.PhotoMetricDistortion(), T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),

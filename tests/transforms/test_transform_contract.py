@@ -1,4 +1,4 @@
-"""What holds for every registered transform."""
+"""Contract of every registered transform."""
 
 import inspect
 import json

@@ -31,7 +31,7 @@ def test_an_outcome_is_one_line_and_its_exit_code(outcome, code, line, capsys):
 
 @pytest.mark.parametrize("lines", [1, 100000])
 def test_a_reader_that_ends_early_is_no_error(lines):
-    """As `check_data.py … | head -1`."""
+    """Simulate `check_data.py … | head -1`."""
     script = ("import argparse, sys, time; from paddleseg.utils.cli import run_main\n"
               f"def tell(args):\n    time.sleep(0.2)\n    for number in range({lines}): print(number)\n"
               "sys.exit(run_main(tell, argparse.Namespace(debug=False)))")

@@ -1,4 +1,4 @@
-"""What code written for PaddleSeg finds in paddleseg.utils, and the unpacking of data sets."""
+"""Names of paddleseg.utils for code written for PaddleSeg, and the unpacking of data sets."""
 
 import io
 import os

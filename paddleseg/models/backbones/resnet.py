@@ -137,9 +137,9 @@ class ResNet(nn.Layer):
                  frozen_stages: int = 0, recompute_stages: Sequence[int] = ()):
         super().__init__()
         blocks, self._is_bottleneck, self._variant = DEPTHS[depth], depth >= 50, VARIANTS[variant]
-        fault = _find_fault(blocks[3], output_stride, multi_grid, base_channels, frozen_stages, recompute_stages)
-        if fault:
-            raise ConfigError(f"ResNet{depth}_{variant}: {fault}")
+        error = _find_error(blocks[3], output_stride, multi_grid, base_channels, frozen_stages, recompute_stages)
+        if error:
+            raise ConfigError(f"ResNet{depth}_{variant}: {error}")
         self.layers = depth
         self.avg_down = self._variant.avg_down
         channels = self._add_stem(in_channels, base_channels)
@@ -245,9 +245,9 @@ def block_dilations(dilation: int, contract: bool, factors: Sequence[int]) -> Li
     return [first * factors[0], *(dilation * factor for factor in factors[1:])]
 
 
-def _find_fault(last_blocks: int, output_stride: int, multi_grid: Sequence[int], base_channels: int,
+def _find_error(last_blocks: int, output_stride: int, multi_grid: Sequence[int], base_channels: int,
                 frozen_stages: int, recompute_stages: Sequence[int]) -> Optional[str]:
-    """The first argument that can't be, and the fix."""
+    """Describe the first impossible argument, and the fix."""
     if output_stride not in STAGES:
         return f"output_stride is {output_stride}; choose 8, 16 or 32"
     if base_channels < 2 or base_channels % 2:

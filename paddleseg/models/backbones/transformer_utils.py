@@ -19,7 +19,7 @@ def to_2tuple(x: Any) -> Tuple[Any, Any]:
 
 
 class DropPath(nn.Layer):
-    """In training a sample becomes 0 with probability p, and is divided by 1 - p otherwise.
+    """Set a sample to 0 with probability p in training, and divide it by 1 - p otherwise.
 
     Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016.
 
