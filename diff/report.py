@@ -145,7 +145,6 @@ def write(results: Sequence, title: str, output: Path, path: Path) -> None:
     note = (f"{title}: {passed} of {len(results)} comparisons passed. A difference is relative to the largest absolute "
             "value of the reference's array; the table shows, of each comparison, the array nearest its tolerance, and "
             "each array is held to a tolerance on its mean too.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page.page("Alignment with the PyTorch references", [
+    page.write(str(path), "Alignment with the PyTorch references", [
         page.section("Comparisons", note, f"<p>{html.escape(versions())}</p>", table), draw_failures(results),
-        page.section("Plots", "", f'<div class="charts">{figures}</div>')]), encoding="utf-8")
+        page.section("Plots", "", f'<div class="charts">{figures}</div>')])

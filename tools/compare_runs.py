@@ -128,7 +128,6 @@ def result_row(run: Run) -> List[str]:
 def write_page(runs: Sequence[Run], charts: Sequence[Tuple[str, list]], path: str) -> None:
     """Write the page; without matplotlib its curves are left out."""
     from paddleseg.report import page, plots
-    from paddleseg.utils.files import atomic_path
 
     looks = {line.name + STYLES[line.style]: line.color for _, lines in charts for line in lines}
     figures = [page.figure(plots.curves([chart], "iteration", with_legend=False), chart[0], "chart")
@@ -137,8 +136,7 @@ def write_page(runs: Sequence[Run], charts: Sequence[Tuple[str, list]], path: st
                                      "process.", page.table(COLUMNS, map(result_row, runs), "results")),
              page.section("Curves", "" if figures else plots.ADVICE, page.legend(looks.items()),
                           f'<div class="charts">{"".join(figures)}</div>')]
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(page.page(f"Comparison of {len(runs)} run{'s' * (len(runs) > 1)}", parts))
+    page.write(path, f"Comparison of {len(runs)} run{'s' * (len(runs) > 1)}", parts)
 
 
 def compare(args: argparse.Namespace) -> int:

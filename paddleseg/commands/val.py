@@ -42,8 +42,7 @@ def val(args: argparse.Namespace) -> int:
     """Evaluate; every process of a launch runs this."""
     from paddleseg import builder
     from paddleseg.core.val import evaluate, log_scores
-    from paddleseg.report import report
-    from paddleseg.report.collector import Collector
+    from paddleseg.report.report import Report
     from paddleseg.utils import device, distributed, logger
 
     config = builder.read_config(args, builder.INFERENCE)
@@ -51,15 +50,11 @@ def val(args: argparse.Namespace) -> int:
     logger.setup_logging(distributed.rank())
     device.start_process(options.device, options.threads)
 
-    if args.report and distributed.rank() == 0:
-        report.open_folder(args.report)
     dataset = builder.build_dataset(config, "val_dataset")
+    report = Report(args.report, dataset) if args.report else None
     model, infer_options = builder.build_trained_model(config, args.model_path), builder.build_infer_options(config)
-    collector = Collector(dataset) if args.report else None
-    scores = evaluate(model, dataset, infer_options, options.num_workers,
-                      collector.add if collector else None)
+    scores = evaluate(model, dataset, infer_options, options.num_workers, report.add if report else None)
     log_scores(scores, dataset.class_names, len(dataset))
-    if collector is not None:
-        report.write_report(args.report, scores, collector, model, dataset, infer_options, args.model_path,
-                            config.dump())
+    if report is not None:
+        report.write(scores, model, infer_options, args.model_path, config.dump())
     return 0

@@ -9,6 +9,8 @@ import html
 from string import Template
 from typing import Iterable, NamedTuple, Sequence, Tuple, Union
 
+from paddleseg.utils.files import atomic_path
+
 _PAGE = Template(r"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title><link rel="icon" href="data:,">
@@ -69,9 +71,10 @@ $body
 """)
 
 
-def page(title: str, parts: Iterable[str]) -> str:
-    """Put the whole page together."""
-    return _PAGE.substitute(title=html.escape(title), body="\n".join(parts))
+def write(path: str, title: str, parts: Iterable[str]) -> None:
+    """Write the whole page to a file."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(_PAGE.substitute(title=html.escape(title), body="\n".join(parts)))
 
 
 def section(title: str, note: str, *parts: str) -> str:

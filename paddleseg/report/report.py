@@ -2,9 +2,10 @@
 
 import datetime
 import html
+import math
 import os
 import tempfile
-from typing import Dict, List, Sequence, Set
+from typing import Dict, List, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -13,51 +14,81 @@ from paddleseg.core.metrics import Scores
 from paddleseg.core.val import SCORE_COLUMNS, class_rows, headline
 from paddleseg.cvlibs.errors import RunError
 from paddleseg.report import page, pictures, plots
-from paddleseg.report.collector import Collector
 from paddleseg.report.objects import BIN_NAMES, ObjectSizes
 from paddleseg.utils import distributed, logger
-from paddleseg.utils.files import atomic_path
 
+Ranked = List[Tuple[float, int]]  # (mIoU, index in the data set)
 FILE = "report.html"
+SHOWN = 4  # images at each end of the ranking
 
 
-def open_folder(folder: str) -> None:
-    """Make the report's folder before the evaluation, so that a bad name costs nothing.
+class Report:
+    """Gather statistics while a model is evaluated, then write the page and its plots.
 
-    Raises:
-        RunError: it can't be written to.
+    Every process makes one and calls `add` for its own images and `write` once; rank 0 writes.
+
+    Attributes:
+        sizes: counts of objects.
+        mious: the sum of each image's own mIoU and how many values are in it, (2, images).
     """
-    try:
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise RunError(f"--report {folder}: can't be written ({error.strerror or error}); name another folder"
-                       ) from error
 
+    def __init__(self, folder: str, dataset):
+        """Make the folder before the evaluation, so that a bad name costs nothing.
 
-def write_report(folder: str, scores: Scores, collector: Collector, model, dataset, options: InferOptions,
-                 weights: str, config: str) -> None:
-    """Write report.html and the plots; every process must call this, and rank 0 writes.
+        Raises:
+            RunError: it can't be written to.
+        """
+        self.folder, self.dataset = folder, dataset
+        self.sizes = ObjectSizes(dataset.num_classes, dataset.ignore_index)
+        self.mious = np.zeros([2, len(dataset)])
+        self._index_of = {pair[0]: index for index, pair in reversed(list(enumerate(dataset.file_list)))}
+        if distributed.rank() == 0:
+            try:
+                os.makedirs(folder, exist_ok=True)
+                tempfile.TemporaryFile(dir=folder).close()
+            except OSError as error:
+                raise RunError(f"--report {folder}: can't be written ({error.strerror or error}); name another folder"
+                               ) from error
 
-    Args:
-        scores: of the evaluation that the collector saw.
-        weights: the file that was evaluated.
-        config: the resolved configuration as text.
-    """
-    collector.share()
-    if distributed.rank() == 0:
-        names, sizes = dataset.class_names, collector.sizes
-        drawn = plots.report_plots(scores, names, sizes) if plots.can_plot() else {}
-        parts = [page.numbers(headline(scores).items()), _facts(weights, dataset), _score_part(scores, names, drawn),
-                 _size_part(sizes, names, drawn), _matrix_part(scores, names),
-                 *_picture_parts(collector, model, dataset, options), _config_part(config)]
-        path = os.path.join(folder, FILE)
-        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(page.page(f"Evaluation of {_run_name(weights)}", parts))
-        written = plots.write_plots(folder, drawn)
-        beside = f"its plots are {', '.join(written)} beside it" if written else plots.ADVICE
-        logger.info(f"the report is {path}; {beside}")
-    distributed.barrier()
+    def add(self, path: str, pred: np.ndarray, label: np.ndarray, matrix: np.ndarray) -> None:
+        """Count an image; `matrix` is its own confusion matrix."""
+        self.sizes.add(pred, label)
+        miou = Scores(matrix).miou
+        if not math.isnan(miou) and path in self._index_of:
+            self.mious[:, self._index_of[path]] = miou, 1
+
+    def share(self) -> None:
+        """Sum the statistics of all processes."""
+        self.sizes.counts = distributed.sum_over_ranks(self.sizes.counts)
+        self.mious = distributed.sum_over_ranks(self.mious)
+
+    def worst_and_best(self) -> Tuple[Ranked, Ranked]:
+        """Rank the images; none is at both ends, and the middle one of a few is among the worst."""
+        ranked = sorted((total / count, index) for index, (total, count) in enumerate(self.mious.T.tolist()) if count)
+        worst = ranked[:min(SHOWN, (len(ranked) + 1) // 2)]
+        return worst, ranked[len(worst):][:-SHOWN - 1:-1]
+
+    def write(self, scores: Scores, model, options: InferOptions, weights: str, config: str) -> None:
+        """Write report.html and the plots.
+
+        Args:
+            scores: of the evaluation that was seen.
+            weights: the file that was evaluated.
+            config: the resolved configuration as text.
+        """
+        self.share()
+        if distributed.rank() == 0:
+            names, sizes = self.dataset.class_names, self.sizes
+            drawn = plots.report_plots(scores, names, sizes) if plots.can_plot() else {}
+            parts = [page.numbers(headline(scores).items()), _facts(weights, self.dataset),
+                     _score_part(scores, names, drawn), _size_part(sizes, names, drawn), _matrix_part(scores, names),
+                     *_picture_parts(*self.worst_and_best(), model, self.dataset, options), _config_part(config)]
+            path = os.path.join(self.folder, FILE)
+            page.write(path, f"Evaluation of {_run_name(weights)}", parts)
+            written = plots.write_plots(self.folder, drawn)
+            beside = f"its plots are {', '.join(written)} beside it" if written else plots.ADVICE
+            logger.info(f"the report is {path}; {beside}")
+        distributed.barrier()
 
 
 def _run_name(weights: str) -> str:
@@ -125,11 +156,11 @@ def _confusion_table(matrix: np.ndarray, names: Sequence[str], most: int = 10) -
     return ["<h3>Commonest confusions</h3>", page.table(heads, rows, "confusions")] if rows else []
 
 
-def _picture_parts(collector: Collector, model, dataset, options: InferOptions) -> List[str]:
+def _picture_parts(worst: Ranked, best: Ranked, model, dataset, options: InferOptions) -> List[str]:
     """Show the worst and the best images, read and predicted again; nothing without a labelled image."""
     colors, seen = pictures.dataset_colors(dataset), set()
     worst, best = ([_image(miou, pictures.predict_sample(model, dataset, index, options), colors, dataset.ignore_index,
-                           seen) for miou, index in ranked] for ranked in (collector.worst, collector.best))
+                           seen) for miou, index in ranked] for ranked in (worst, best))
     entries = [(name, color) for index, (name, color) in enumerate(zip(dataset.class_names, colors.tolist()))
                if index in seen] + [("wrong", pictures.WRONG), ("ignored", pictures.IGNORED)]
     legend = page.legend((name, "rgb({} {} {})".format(*color)) for name, color in entries)

@@ -74,7 +74,7 @@ def test_a_matrix_of_many_classes_can_be_read_where_it_is_scrolled_to(tmp_path, 
 
     names = [f"class number {number}" for number in range(150)]
     matrix = np.random.default_rng(0).integers(0, 9, [150, 150]) + np.diag([400] * 150)
-    (tmp_path / "many.html").write_text(page.page("many", [report._matrix_part(Scores(matrix), names)]))
+    page.write(str(tmp_path / "many.html"), "many", [report._matrix_part(Scores(matrix), names)])
     loaded = load(tmp_path / "many.html", LAYOUT + """
 const table = document.querySelector("#matrix"), frame = table.parentNode, cell = table.tBodies[0].rows[99].cells[90];
 frame.scrollIntoView();

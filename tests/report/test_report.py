@@ -17,7 +17,6 @@ from paddleseg.core.val import class_rows, evaluate, headline
 from paddleseg.cvlibs.errors import RunError
 from paddleseg.datasets import Dataset
 from paddleseg.report import pictures, plots, report
-from paddleseg.report.collector import Collector
 from paddleseg.report.objects import BIN_NAMES, EDGES_PX, ObjectSizes
 from paddleseg.transforms import Normalize
 
@@ -94,12 +93,10 @@ def without_matplotlib(monkeypatch):
 
 
 def make_report(folder, dataset):
-    model, options, collector = Brightest(), InferOptions(), Collector(dataset)
-    scores = evaluate(model, dataset, options, on_image=collector.add)
-    report.open_folder(str(folder))
-    report.write_report(str(folder), scores, collector, model, dataset, options, "runs/first/model.pdparams",
-                        "iters: 7  # </pre><script>")
-    return scores, collector, (folder / "report.html").read_text(encoding="utf-8")
+    model, options, gathered = Brightest(), InferOptions(), report.Report(str(folder), dataset)
+    scores = evaluate(model, dataset, options, on_image=gathered.add)
+    gathered.write(scores, model, options, "runs/first/model.pdparams", "iters: 7  # </pre><script>")
+    return scores, gathered, (folder / "report.html").read_text(encoding="utf-8")
 
 
 def cells(text, table):
@@ -113,16 +110,16 @@ def counts(text, what):
 
 def test_the_page_has_the_numbers_of_the_log(tmp_path, without_matplotlib):
     dataset = make_dataset(tmp_path, 10)
-    scores, collector, text = make_report(tmp_path / "r", dataset)
+    scores, gathered, text = make_report(tmp_path / "r", dataset)
     assert cells(text, "scores")[1:] == class_rows(scores, dataset.class_names)
     for name, value in headline(scores).items():
         assert f"<div>{name}<b>{value}</b></div>" in text
-    objects = collector.sizes.objects
+    objects = gathered.sizes.objects
     assert counts(text, "objects") == [*objects.sum(axis=0).tolist(), *objects.ravel().tolist()]
     assert counts(text, "pixels") == scores.matrix.ravel().tolist()
     shares = scores.matrix / scores.matrix.sum(axis=1, keepdims=True) * 100
     assert cells(text, "matrix")[1][1:] == [f"{share:.0f}" if share >= 0.5 else "" for share in shares[0]]
-    assert cells(text, "sizes")[1][1:] == [f"{iou:.4f}" if iou == iou else "-" for iou in collector.sizes.mean_iou]
+    assert cells(text, "sizes")[1][1:] == [f"{iou:.4f}" if iou == iou else "-" for iou in gathered.sizes.mean_iou]
     assert 0 < scores.miou < 1
 
 
@@ -138,18 +135,19 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(tmp_path):
                                                 (3, [2, 1], [0]), (1, [0], [])])
 def test_best_and_worst_images(tmp_path, without_matplotlib, count, worst, best):
     dataset = make_dataset(tmp_path, count)
-    _, collector, text = make_report(tmp_path / "r", dataset)
-    assert [index for _, index in collector.worst] == worst and [index for _, index in collector.best] == best
+    _, gathered, text = make_report(tmp_path / "r", dataset)
+    ranked = gathered.worst_and_best()
+    assert [[index for _, index in end] for end in ranked] == [worst, best]
     shown = re.findall(r"<h3>\S*?(\d+)\.png: mIoU ([\d.]+)</h3>", text)
-    assert shown == [(str(index), f"{miou:.4f}") for miou, index in collector.worst + collector.best]
+    assert shown == [(str(index), f"{miou:.4f}") for miou, index in sum(ranked, [])]
     assert text.count("<img ") == 4 * len(shown)
 
 
 def test_images_without_a_labelled_pixel_are_not_ranked(tmp_path, without_matplotlib):
     dataset = make_dataset(tmp_path, 2)
     Image.fromarray(np.full([24, 32], 255, "uint8")).save(tmp_path / "1_label.png")
-    _, collector, _ = make_report(tmp_path / "r", dataset)
-    assert [index for _, index in collector.worst + collector.best] == [0]
+    _, gathered, _ = make_report(tmp_path / "r", dataset)
+    assert [index for _, index in sum(gathered.worst_and_best(), [])] == [0]
     shutil.copy(tmp_path / "1_label.png", tmp_path / "0_label.png")
     _, _, text = make_report(tmp_path / "r", dataset)
     assert "there is nothing to score" in text and "would give" not in text
@@ -161,11 +159,11 @@ def test_two_processes_together_see_what_one_sees(tmp_path, monkeypatch):
     evaluate(Brightest(), dataset, on_image=lambda *image: images.append(image))
 
     def collect(images):
-        collector = Collector(dataset)
+        gathered = report.Report(str(tmp_path / "r"), dataset)
         for image in images:
-            collector.add(*image)
-        collector.share()
-        return collector
+            gathered.add(*image)
+        gathered.share()
+        return gathered
 
     alone = collect(images)
     monkeypatch.setattr("paddleseg.utils.distributed.sum_over_ranks", lambda array: shares.append(array) or array)
@@ -177,7 +175,7 @@ def test_two_processes_together_see_what_one_sees(tmp_path, monkeypatch):
     monkeypatch.setattr("paddleseg.utils.distributed.sum_over_ranks", lambda array: next(together))
     last = collect([])
     np.testing.assert_array_equal(last.sizes.counts, alone.sizes.counts)
-    assert [last.best, last.worst] == [alone.best, alone.worst] and len(last.best) == 4
+    assert last.worst_and_best() == alone.worst_and_best() and len(last.worst_and_best()[1]) == 4
 
 
 def test_the_commonest_confusions_are_the_largest_cells_off_the_diagonal():
@@ -235,7 +233,7 @@ def test_without_matplotlib_the_page_keeps_its_tables_and_says_what_is_missing(t
     assert "pip install matplotlib" in caplog.text and "pip install matplotlib" in text
     assert all(cells(text, name) for name in ("scores", "sizes", "matrix"))
     with pytest.raises(RunError, match=r"--report \S+report.html/r: "):
-        report.open_folder(str(tmp_path / "r" / "report.html" / "r"))
+        report.Report(str(tmp_path / "r" / "report.html" / "r"), make_dataset(tmp_path, 1))
 
 
 def test_the_panels_show_errors_and_ignored_pixels():
