@@ -2,16 +2,15 @@
 
 import html
 import importlib.metadata
-import io
 import re
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from diff import check
 from paddleseg.cvlibs.errors import WeightsError
-from paddleseg.report import page
+from paddleseg.report import page, plots
 
 PACKAGES = ("paddlepaddle", "torch", "mmsegmentation", "mmcv-lite", "mmengine", "numpy", "opencv-python")
 HEADS = ("step", "reference", "dtype", "largest difference", "tolerance", "verdict", "arrays", "seconds")
@@ -20,20 +19,7 @@ STEP_KEY = re.compile(r"step(\d+)/(.+)")
 CURVE_KEY = "seed0/loss"
 DIFFERENCE = "largest difference, relative"
 Plot = Tuple[str, bytes]  # caption, PNG file
-
-
-def draw(fill: Callable) -> bytes:
-    """Draw `fill`(figure) on a figure whose text can be read on a phone; returns a PNG file."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-             "grid.color": "#e4e4e4", "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 8}
-    with matplotlib.rc_context(style):
-        figure, file = Figure(figsize=(5.2, 3.6), dpi=130, layout="constrained"), io.BytesIO()
-        fill(figure)
-        figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+SIZE_INCHES = 5.2, 3.6  # of a plot whose text can be read on a phone
 
 
 def on_log_axis(values: Iterable[float]) -> List[float]:
@@ -58,9 +44,9 @@ def draw_lines(lines: Dict[str, List[Tuple]], x_label: str, tolerances: Iterable
                           va="bottom", color="#b00020", fontsize=8)
         # Above the axes, where it hides nothing.
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, columnspacing=1, handlelength=1.2,
-                    borderaxespad=0.2)
+                    borderaxespad=0.2, fontsize=8)
 
-    return draw(fill)
+    return plots.png(SIZE_INCHES, fill)
 
 
 def draw_curves(reference: np.ndarray, ours: np.ndarray) -> bytes:
@@ -70,12 +56,12 @@ def draw_curves(reference: np.ndarray, ours: np.ndarray) -> bytes:
         upper.plot(reference, label="reference", linewidth=2.4, color="#9ecae9")
         upper.plot(ours, label="ours", linewidth=0.9, color="#d55e00")
         upper.set(ylabel="loss")
-        upper.legend()
+        upper.legend(fontsize=8)
         scale = np.abs(reference).max() or 1.0
         lower.plot(on_log_axis(np.abs(reference - ours) / scale), linewidth=0.9, color="#555555")
         lower.set(yscale="log", ylabel="difference", xlabel="iteration")
 
-    return draw(fill)
+    return plots.png(SIZE_INCHES, fill)
 
 
 def read_curves(job, output: Path) -> List[np.ndarray]:
@@ -94,29 +80,29 @@ def plots_of(result, output: Path) -> List[Plot]:
     job, rows = result.job, [row for row in result.rows if row.largest is not None]
     of = f"{job.reference}, {job.dtype}"
     lines: Dict[str, List[Tuple]] = {}
-    plots = []
+    drawn = []
     if job.step == "forward":
         for row in rows:
             line, _, stage = row.key.rpartition("/")
             lines.setdefault(line, []).append((stage, row.largest))
         if lines:
-            plots.append((f"Forward pass, error of each stage: {of}",
+            drawn.append((f"Forward pass, error of each stage: {of}",
                           draw_lines(lines, "", [row.tolerance.largest for row in rows])))
     elif job.step == "bp_align":
         gradients = [row for row in rows if row.key.startswith("gradient/")]
         if gradients:
             errors = {name: list(enumerate(getattr(row, name) for row in gradients)) for name in ("largest", "mean")}
-            plots.append((f"Gradient of every parameter at the first step: {of}",
+            drawn.append((f"Gradient of every parameter at the first step: {of}",
                           draw_lines(errors, "parameter, in the order of the network", linewidth=0)))
         for row, found in [(row, STEP_KEY.fullmatch(row.key)) for row in rows]:
             if found:
                 lines.setdefault(found[2], []).append((int(found[1]), row.largest))
         if lines:
-            plots.append((f"Error growth over the optimizer steps: {of}", draw_lines(lines, "optimizer step")))
+            drawn.append((f"Error growth over the optimizer steps: {of}", draw_lines(lines, "optimizer step")))
     elif job.step == "train_align":
         curves = read_curves(job, output)
-        plots += [(f"Training, loss of both sides: {of}", draw_curves(*curves))] if curves else []
-    return plots
+        drawn += [(f"Training, loss of both sides: {of}", draw_curves(*curves))] if curves else []
+    return drawn
 
 
 def draw_failures(results: Sequence) -> str:

@@ -40,28 +40,31 @@ def report_plots(scores: Scores, class_names: Sequence[str], sizes: ObjectSizes)
     classes = len(class_names)
     shares = scores.matrix / np.maximum(scores.matrix.sum(axis=1, keepdims=True), 1)
 
-    def draw_iou(axes) -> None:
+    def draw_iou(figure) -> None:
+        axes = figure.subplots()
         _bars(axes.barh, class_names, scores.iou)
         axes.invert_yaxis()
         axes.set(xlim=(0, 1), xlabel="IoU", title=f"mIoU {scores.miou:.4f}")
 
-    def draw_matrix(axes) -> None:
+    def draw_matrix(figure) -> None:
+        axes = figure.subplots()
         image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
         axes.set_xticks(range(classes), class_names, rotation=90)
         axes.set_yticks(range(classes), class_names)
         axes.set(xlabel="predicted", ylabel="true")
         axes.grid(False)
-        axes.figure.colorbar(image, label="share of the true class", shrink=0.8)
+        figure.colorbar(image, label="share of the true class", shrink=0.8)
 
-    def draw_sizes(axes) -> None:
+    def draw_sizes(figure) -> None:
+        axes = figure.subplots()
         _bars(axes.bar, BIN_NAMES, sizes.mean_iou)
         axes.set(ylim=(0, 1), ylabel="IoU, mean over classes", xlabel="size of the object: square root of its area")
         axes.tick_params(axis="x", rotation=25)
 
     side = max(4.0, 0.25 * classes)
-    return {"class_iou.png": _png((6, max(3.0, 0.22 * classes)), lambda figure: draw_iou(figure.subplots())),
-            "confusion_matrix.png": _png((side + 2.2, side + 1.2), lambda figure: draw_matrix(figure.subplots())),
-            "object_sizes.png": _png((7, 4), lambda figure: draw_sizes(figure.subplots()))}
+    return {"class_iou.png": png((6, max(3.0, 0.22 * classes)), draw_iou),
+            "confusion_matrix.png": png((side + 2.2, side + 1.2), draw_matrix),
+            "object_sizes.png": png((7, 4), draw_sizes)}
 
 
 def curves(charts: Sequence[Tuple[str, Sequence[Line]]], x_label: str, with_legend: bool = True) -> bytes:
@@ -82,7 +85,7 @@ def curves(charts: Sequence[Tuple[str, Sequence[Line]]], x_label: str, with_lege
         if with_legend:
             figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
 
-    return _png((5 * columns, 0.6 * with_legend + 3 * rows), draw)
+    return png((5 * columns, 0.6 * with_legend + 3 * rows), draw)
 
 
 def write_plots(folder: str, plots: Dict[str, bytes]) -> List[str]:
@@ -100,8 +103,8 @@ def _bars(draw: Callable, names: Sequence[str], values: np.ndarray) -> None:
     bars[0].axes.bar_label(bars, texts, padding=2, fontsize=8)
 
 
-def _png(size: Tuple[float, float], draw: Callable) -> bytes:
-    """Draw on a new figure of a size in inches; returns a PNG file."""
+def png(size: Tuple[float, float], draw: Callable) -> bytes:
+    """Call `draw` with a new figure of a size in inches; returns a PNG file."""
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot, whose import takes as long as the plots
 
