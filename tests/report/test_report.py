@@ -154,6 +154,12 @@ def test_images_without_a_labelled_pixel_are_not_ranked(tmp_path, without_matplo
     assert "Worst images" not in text and 'class="legend"' not in text
 
 
+def test_equal_images_are_each_at_one_end(tmp_path):
+    gathered = report.Report(str(tmp_path / "r"), make_dataset(tmp_path, 10))
+    gathered.mious[:] = 1
+    assert [[index for _, index in end] for end in gathered.worst_and_best()] == [[0, 1, 2, 3], [9, 8, 7, 6]]
+
+
 def test_two_processes_together_see_what_one_sees(tmp_path, monkeypatch):
     dataset, images, shares = make_dataset(tmp_path, 11), [], []
     evaluate(Brightest(), dataset, on_image=lambda *image: images.append(image))
