@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -252,13 +251,6 @@ def test_train_says_in_one_line_what_is_wrong(on_scenes, tmp_path, extra, code, 
     assert not list((tmp_path / "run").glob("iter_*"))
 
 
-def test_a_directory_with_a_run_is_refused(trained, on_scenes):
-    before = sorted(path.name for path in trained[0].rglob("*"))
-    printed = command("train", *on_scenes, "--save_dir", trained[0], code=1)
-    assert "holds another run" in printed and "--overwrite" in printed
-    assert sorted(path.name for path in trained[0].rglob("*")) == before
-
-
 @pytest.mark.parametrize("script", ["val", "predict"])
 def test_weights_that_leave_a_parameter_unset_are_refused(trained, on_scenes, scenes, tmp_path, script):
     partial = read_weights(str(weights(trained)))
@@ -268,23 +260,3 @@ def test_weights_that_leave_a_parameter_unset_are_refused(trained, on_scenes, sc
     printed = command(script, *on_scenes, "--model_path", tmp_path / "partial.pdparams", *image, code=1)
     assert re.search(r"WeightsError: .*missing: backbone.conv1_1._batch_norm._mean, head.weight", printed)
     assert "Traceback" not in printed
-
-
-def test_a_bad_label_and_a_truncated_image_are_named(scenes, on_scenes, tmp_path):
-    broken = tmp_path / "broken"
-    shutil.copytree(scenes, broken)
-    roots = [f"train_dataset.dataset_root={broken}", f"val_dataset.dataset_root={broken}"]
-    words = ["train", *on_scenes, *roots, "lr_scheduler.warmup_iters=0", "--iters", 3, "--batch_size", 2]
-    label = sorted((broken / "gtFine" / "train").rglob("*_labelTrainIds.png"))[0]
-    values = np.array(Image.open(label))
-    values[0, 0] = 204
-    Image.fromarray(values).save(label)
-    for workers in (0, 2):
-        printed = command(*words, "--num_workers", workers, "--save_dir", tmp_path / f"a{workers}", code=1)
-        assert f"\nLabelValueError: {label} holds {{204}}; legal are 0..18 and 255" in printed
-    image = sorted((broken / "leftImg8bit" / "train").rglob("*.png"))[0]
-    image.write_bytes(image.read_bytes()[:-200])
-    label.unlink()
-    shutil.copy(scenes / label.relative_to(broken), label)
-    printed = command(*words, "--save_dir", tmp_path / "b", code=1)
-    assert re.search(rf"^ImageReadError: .*{image.name}", printed, re.MULTILINE) and "Traceback" not in printed

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromium import DESKTOP, PHONE, load, needs_chromium
+from fake_weights import make_weights
 
 pytestmark = needs_chromium
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,18 +33,11 @@ def python(*command):
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     """A report of an untrained network on drawn scenes, and what val.py printed."""
-    from paddleseg import builder
-    from paddleseg.cvlibs.config import load_config
-    from paddleseg.weights.write import write_weights
-
     root = tmp_path_factory.mktemp("evaluated")
     python("tools/make_scenes.py", root / "scenes", "--train", 1, "--val", 5, "--test", 1, "--size", 64, 128)
     opts = [*SMALL, f"train_dataset.dataset_root={root}/scenes", f"val_dataset.dataset_root={root}/scenes"]
-    config = builder.resolve(load_config(str(ROOT / RECIPE), opts))
-    weights = {name: value.numpy() for name, value in builder.build_model(config).state_dict().items()}
-    write_weights(str(root / "w.pdparams"), weights)
-    printed = python("val.py", "--config", RECIPE, "--model_path", root / "w.pdparams", "--num_workers", 0,
-                     "--report", root / "report", "--opts", *opts)
+    printed = python("val.py", "--config", RECIPE, "--model_path", make_weights(root, RECIPE, opts),
+                     "--num_workers", 0, "--report", root / "report", "--opts", *opts)
     return root / "report" / "report.html", printed
 
 
@@ -106,10 +100,3 @@ answer.widths = [...document.images].map(image => image.getBoundingClientRect().
         assert loaded.answer["images"] == [True] * 5 and loaded.answer["legend"] == ["one", "two & <three>"]
         assert loaded.answer["page"] <= loaded.answer["window"] and loaded.answer["small"] == 0
         assert min(loaded.answer["widths"]) > 0.55  # so that a letter of 15 pixels has 8
-
-
-def test_a_fault_of_a_page_is_seen(tmp_path):
-    """The browser's console is listened to."""
-    (tmp_path / "bad.html").write_text("<!DOCTYPE html><html><body><script>undefinedName()</script></body></html>")
-    loaded = load(tmp_path / "bad.html", "answer.fine = 1;", tmp_path)
-    assert loaded.answer == {"fine": 1} and "undefinedName" in loaded.console[0]

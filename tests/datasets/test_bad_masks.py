@@ -4,12 +4,11 @@ import logging
 
 import numpy as np
 import pytest
-from fake_data import make_lists, write_image, write_label
+from fake_data import make_lists, write_label
 from PIL import Image
 
 from paddleseg.cvlibs.errors import ImageReadError, LabelValueError, SizeMismatchError
 from paddleseg.datasets import Dataset
-from paddleseg.transforms import Normalize, Padding, RandomCrop, RandomPaddingCrop
 
 
 @pytest.fixture
@@ -74,16 +73,3 @@ def test_a_label_drawn_on_the_turned_image(root):
     write_label(root / "annotations/1.png", (0, 1), size=(30, 16))
     with pytest.raises(SizeMismatchError, match="is 30x16; write both at one size"):
         build(root)[1]
-
-
-@pytest.mark.parametrize("transforms", [
-    [RandomPaddingCrop([24, 20])], [RandomCrop([20, 24]), Normalize(), Padding([24, 20], 0)]])
-def test_images_smaller_than_the_crop_are_padded_and_the_padding_ignored(root, transforms):
-    write_image(root / "images/1.png", size=(7, 9))
-    write_label(root / "annotations/1.png", (1,), size=(7, 9))
-    write_image(root / "images/2.png", size=(40, 50))
-    write_label(root / "annotations/2.png", (1,), size=(40, 50))
-    dataset = build(root, num_classes=3, transforms=transforms)
-    samples = [dataset.sample(index, np.random.default_rng(0)) for index in range(4)]
-    assert {(sample["img"].shape, sample["label"].shape) for sample in samples} == {((3, 20, 24), (20, 24))}
-    assert (samples[1]["label"][:7, :9] == 1).all() and (samples[1]["label"] == 255).sum() == 20 * 24 - 7 * 9

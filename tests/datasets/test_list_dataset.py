@@ -27,12 +27,6 @@ def test_is_registered_with_its_facts(root):
     assert build(root, class_names=["a", "b", "c"]).class_names == ["a", "b", "c"]
 
 
-def test_reads_in_the_order_of_the_list(root):
-    dataset = build(root)
-    assert [int(dataset[index]["label"][0, 0]) for index in range(4)] == [0, 1, 2, 0]
-    assert dataset.file_list[2] == [str(root / "images/2.png"), str(root / "annotations/2.png")]
-
-
 @pytest.mark.parametrize("separator, text", [
     (" ", "images/0.png   annotations/0.png\r\n\r\n\timages/1.png annotations/1.png"),
     ("\t", "images/0.png\tannotations/0.png"),

@@ -8,7 +8,6 @@ from fake_layouts import AUG, LAYOUTS, TRAIN, VAL
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.errors import ConfigError, DataError, LabelValueError
 from paddleseg.datasets.ade20k import ADE20K
-from paddleseg.datasets.base import LabelValues
 from paddleseg.datasets.pascal_context import CLASS_NAMES as CONTEXT_NAMES
 from paddleseg.datasets.pascal_voc import PascalVOC
 from paddleseg.utils.palette import color_map
@@ -129,10 +128,3 @@ def test_colors_are_the_published_ones():
     assert ADE20K.palette[[0, 2, 149]].tolist() == [[120, 120, 120], [6, 230, 230], [92, 0, 255]]
     colors = manager.DATASETS["PascalContext59"].palette
     np.testing.assert_array_equal(colors[CONTEXT_NAMES.index("wood") - 1], color_map(60)[59])
-
-
-def test_indices_from_one(tmp_path):
-    write_label(tmp_path / "label.png", (0, 1, 3, 255))
-    assert np.unique(LabelValues.indices_from_one(3).read(str(tmp_path / "label.png"))).tolist() == [0, 2, 255]
-    with pytest.raises(LabelValueError, match=r"\{3\}; legal are 0 \(no class\), 1\.\.2 and 255"):
-        LabelValues.indices_from_one(2).read(str(tmp_path / "label.png"))

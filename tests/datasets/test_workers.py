@@ -1,5 +1,4 @@
 import contextlib
-import errno
 import gc
 import os
 import signal
@@ -7,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from multiprocessing import Process, active_children
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from paddleseg.datasets.loader import eval_batches, train_batches
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow  # each test forks workers, or starts a process that does
-MAIN_PROCESS = os.getpid()
 
 
 class Samples:
@@ -111,20 +109,6 @@ def test_the_sample_of_a_larger_batch_is_named():
     dataset = Samples(12, at(seventh, kill_myself(signal.SIGKILL)), heights=1)
     with pytest.raises(RunError, match=rf"reading {seventh}.png \(list.txt:{seventh + 1}\) died"):
         list(train_batches(dataset, 4, 0, num_workers=2, num_batches=3))
-
-
-def test_processes_that_cannot_be_started(monkeypatch):
-    start, started = Process.start, []
-
-    def start_one(process):
-        if started:
-            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
-        started.append(process)
-        start(process)
-
-    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", start_one)
-    with pytest.raises(RunError, match="only 1 of 3 processes .*lower num_workers"):
-        next(eval_batches(Samples(), 3))
 
 
 @pytest.mark.parametrize("action", [sleep_for_ever, ignore_sigterm])
@@ -230,15 +214,6 @@ def test_a_signal_to_the_process_group_leaves_the_workers_alive(run_script):
     assert result(script, "\n") == (0, f"{list(range(1, 9))}\n", "")
 
 
-def test_a_signal_to_the_process_group_while_workers_start_leaves_them_alive(run_script):
-    script = run_script(FLAG, "setsid = os.setsid",
-                        "os.setsid = lambda: (print('starting', flush=True), time.sleep(1), setsid())",
-                        "print(read(eval_batches(Samples(9), 1)))")
-    assert script.stdout.readline() == "starting\n"
-    os.killpg(script.pid, signal.SIGTERM)
-    assert result(script) == (0, f"flag\n{list(range(9))}\n", "")
-
-
 @pytest.mark.parametrize("action", ["sleep_for_ever", "ignore_sigterm", "lambda: None"])
 def test_workers_die_with_their_parent(action, run_script):
     script = run_script(f"batches = eval_batches(Samples(9, at(3, {action})), 2)",
@@ -263,19 +238,6 @@ def test_a_crash_is_told_by_its_parent_alone(run_script):
     assert (code, err) == (0, "") and "3.png (list.txt:4) died: signal 11" in out and out.count("\n") == 1
 
 
-def test_a_process_that_cannot_be_killed_does_not_hold_up_the_end(run_script):
-    """Simulate a system call on a dead mount by withholding the signals."""
-    script = run_script("loader.STOP_SEC = 0.2",
-                        "from multiprocessing.popen_fork import Popen",
-                        "Popen._send_signal = lambda popen, number: None",
-                        "try: list(eval_batches(Samples(9, at(3, sleep_for_ever)), 2, timeout_sec=0.5))",
-                        "except Exception as error: print(error)", "sys.exit(5)")
-    start = time.monotonic()
-    code, out, err = result(script)
-    assert code == 5 and "what hangs is the reading of 3.png" in out and "it is left behind" in err
-    assert time.monotonic() - start < 20
-
-
 def test_a_suspended_run_goes_on(run_script):
     """The clock goes on while a machine sleeps, or a scheduler stops a job; no worker has hung by that."""
     script = run_script("loader.SLICE_SEC = 0.2",
@@ -291,35 +253,11 @@ def test_a_suspended_run_goes_on(run_script):
 
 # ---- what a worker inherits -----------------------------------------------------------------------
 
-class Canary:
-    """Notes the process in which it is destroyed; a cycle, so that only a collection destroys it."""
-
-    def __init__(self, path):
-        self.path, self.itself = path, self
-
-    def __del__(self):
-        with open(self.path, "a") as file:
-            file.write(f"{os.getpid()}\n")
-
-
-def collect_in_worker(index):
-    if os.getpid() != MAIN_PROCESS:
-        gc.collect()
-
-
-def test_workers_collect_nothing_that_they_inherit(tmp_path):
+def test_workers_collect_nothing_that_they_inherit():
     """Destroyed in a worker, it might remove a file, or wait for ever for threads that a forked process hasn't."""
-    gc.disable()
-    try:
-        Canary(tmp_path / "dead")
-        alive = Canary(tmp_path / "alive")
-        list(eval_batches(Samples(2, collect_in_worker), num_workers=1))
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-    gc.collect()
-    assert set((tmp_path / "dead").read_text().split()) == {str(os.getpid())}
-    assert not (tmp_path / "alive").exists() and alive.itself is alive
+    dataset = Samples(2, lambda index: None if gc.get_freeze_count() > 1000 and gc.isenabled() else os._exit(3))
+    assert read(eval_batches(dataset, num_workers=1)) == [0, 1]
+    assert gc.isenabled() and gc.get_freeze_count() == 0
 
 
 def test_reading_in_a_thread_outlives_the_thread_that_began_it():

@@ -63,12 +63,6 @@ def test_labels_lie_over_the_image():
     assert {tuple(pixel) for pixel in over[:, 40:].reshape(-1, 3).tolist()} == {(50, 50, 50), (100, 100, 100)}
 
 
-@pytest.mark.parametrize("pixels", [np.float32([-3, 0, 3]), np.float32([0, 0.5, 1])])
-def test_values_without_normalize_are_spread(pixels):
-    image = np.broadcast_to(pixels.reshape(1, 1, 3), (3, 2, 3))
-    assert browse_data.shown(image, None)[0, :, 0].tolist() == [0, 128, 255]
-
-
 def test_draws_all_of_a_small_data_set(recipe, tmp_path, capsys):
     path, sheets = tmp_path / "new folder" / "sheet.png", []
     for seed in ("42", "42", "2"):

@@ -1,21 +1,15 @@
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
-from fake_data import image_path, label_path, make_cityscapes, write_label
+from fake_data import image_path, make_cityscapes
 
 from paddleseg.cvlibs import manager
 from paddleseg.datasets import Cityscapes
 from paddleseg.utils.files import write_sums
 from tools.cache_dataset import main
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -67,10 +61,6 @@ def test_keeps_what_is_whole_and_replaces_what_is_not(root, arguments, capsys):
     assert main([*arguments, "--verify"]) == 1
     assert "are not those that were written" in capsys.readouterr().err
     assert main(arguments) == 0 and main([*arguments, "--verify"]) == 0
-    write_label(label_path(root, "train", "aachen", "000000_000019"), (5,))
-    assert main([*arguments, "--verify"]) == 1
-    assert "has changed since" in capsys.readouterr().err
-    assert main(arguments) == 0 and main([*arguments, "--verify"]) == 0
     image = image_path(root, "train", "aachen", "000000_000019")
     image.write_bytes(b"")
     shutil.rmtree(arguments[-1])
@@ -91,25 +81,3 @@ def test_wrong_arguments(arguments, more, code, expected, capsys, monkeypatch):
     monkeypatch.setitem(manager.DATASETS.components_dict, "Other", Other)
     assert main([*arguments, *more]) == code
     assert expected in capsys.readouterr().err
-
-
-def test_a_killed_process_leaves_no_cache(arguments):
-    """It is stopped when it has begun to write, with SIGKILL."""
-    script = f"""
-import os, sys, time
-sys.path.insert(0, {str(ROOT)!r})
-from paddleseg.datasets import cache
-store = cache._store
-cache._store = lambda *arguments: print("storing", flush=True) or store(*arguments) and time.sleep(100)
-from tools.cache_dataset import main
-main({[*arguments, "--num_workers", "0"]!r})
-"""
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "storing\n"
-    time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    assert os.listdir(arguments[-1]) == ["train.tmp"]
-    assert main([*arguments, "--verify"]) == 1 and main(arguments) == 0
-    assert os.listdir(arguments[-1]) == ["train"]

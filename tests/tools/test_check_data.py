@@ -153,28 +153,15 @@ def test_class_weights_of_nothing(root, capsys):
     assert "DataError: --class_weights" in said.err and "weight" not in said.out
 
 
-def test_masks_of_0_and_255(tmp_path, capsys):
-    root = make_lists(tmp_path)
-    for index in range(4):
-        write_label(root / f"annotations/{index}.png", (0, 255))
-    assert custom(root, "--num_classes", "2") == 0
-    said = capsys.readouterr().err
-    assert "warning: train: the labels hold 0 and 255 alone" in said and "--colors 0 255`" in said
-
-
 @pytest.mark.parametrize("flags, expected", [
     (["--type", "custom", "--train_path", "x"], "--num_classes"),
     (["--type", "custom", "--num_classes", "2"], "--type custom needs a list file: --train_path"),
     (["--type", "custom", "--num_classes", "2", "--train_path", "x"], "train_path: x is not a file"),
     (["--type", "custom", "--num_classes", "2", "--class_names", "a"], "class_names: 1 names for num_classes 2"),
     (["--num_classes", "2", "--val_path", "x"], "--val_path, --num_classes: only for --type custom"),
-    (["--num_workers", "-1"], "--num_workers -1"), *((["--type", "custom", "--train_path", "LIST", *flags], said)
-        for flags, said in ((["--num_classes", "0"], "num_classes: 0"), (["--num_classes", "257"], "num_classes: 257"),
-                            (["--num_classes", "3", "--ignore_index", "256"], "ignore_index: 256"),
-                            (["--num_classes", "3", "--ignore_index", "-1"], "ignore_index: -1")))])
+    (["--num_workers", "-1"], "--num_workers -1")])
 def test_wrong_flags(tmp_path, flags, expected, capsys):
-    make_lists(tmp_path)
-    assert main([str(tmp_path), *(str(tmp_path / "train.txt") if flag == "LIST" else flag for flag in flags)]) == 2
+    assert main([str(tmp_path), *flags]) == 2
     said = capsys.readouterr().err
     assert said.startswith("ConfigError: ") and expected in said and len(said.splitlines()) == 1
 
@@ -185,16 +172,6 @@ def test_data_sets_that_are_not_there(tmp_path, kind, capsys):
         assert main([str(root), "--type", kind]) == 1
         said = capsys.readouterr().err
         assert str(root) in said and "unpack" in said and "DataError: " in said
-
-
-def test_control_characters_of_a_list_stay_off_the_terminal(tmp_path, capsys):
-    root = make_lists(tmp_path)
-    with open(root / "train.txt", "a", encoding="utf-8") as file:
-        file.write("\x1b[2J\0.png \x07.png\n")
-    assert custom(root, "--num_classes", "3") == 1
-    said = capsys.readouterr().err
-    assert f"{root / 'train.txt'}:5 names {root}/?[2J?.png, which is not a file\n" in said
-    assert said.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("name", list(LAYOUTS))
@@ -215,14 +192,6 @@ def test_public_data_sets(tmp_path, name, capsys):
     assert f"{label} holds {{{layout.num_classes + 1}}}; legal are" in capsys.readouterr().err
     assert main([str(root), "--type", layout.check_type, "--num_classes", "3"]) == 2
     assert f"--num_classes: only for --type custom; {layout.check_type} has its own" in capsys.readouterr().err
-
-
-def test_aug_that_holds_images_of_val(tmp_path, capsys):
-    root = LAYOUTS["PascalVOC"].make(tmp_path)
-    (root / "ImageSets/Segmentation/aug.txt").write_text("d\ng\n")
-    write_label(root / "SegmentationClassAug/d.png")
-    assert main([str(root), "--type", "voc"]) == 0
-    assert "warning: 1 images are in both aug and val, such as " in capsys.readouterr().err
 
 
 def test_images_that_exif_turns(tmp_path, capsys):

@@ -139,17 +139,6 @@ def test_paddleseg_has_no_such_fcn(run, tmp_path):
     assert "take --to paddle " in said
 
 
-def test_pooled_shortcuts_stay_pooled(run, tmp_path):
-    state = state_of(encnet(variant="vd", depth=50))
-    source = save(tmp_path / "x.pdparams", dialects.convert_from_paddleseg(state, "mmseg_d"))
-    path, _ = run(source, "y.pdparams", "--to", "pytorch_encoding")
-    assert_same(path, dialects.convert_from_paddleseg(state, "pytorch_encoding_d"))
-    run(source, "w.pdparams", "--config", save_config(tmp_path / "c.yml", "50_v1c"), code=1)
-    source = save(tmp_path / "x.pdparams", dialects.convert_from_paddleseg(state_of(encnet()), "mmseg"))
-    _, said = run(source, "z.pdparams", "--to", "pytorch_encoding_d", code=1)
-    assert "take --to pytorch_encoding\n" in said
-
-
 def test_backbones(run, tmp_path):
     state = {**state_of(ResNet(18, "v1c", base_channels=4)), "fc.weight": np.ones((32, 10), "float32"),
              "fc.bias": np.ones(10, "float32")}

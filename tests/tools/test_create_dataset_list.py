@@ -52,13 +52,6 @@ def test_unpaired_files_are_named_and_old_lists_stay(tmp_path, capsys):
     assert names(root) == ["val.txt"] and (root / "val.txt").read_text() == "old"
 
 
-def test_unwritable_list(tmp_path, capsys):
-    root = make_cityscapes(tmp_path)
-    (root / "train.txt").mkdir()
-    assert main([str(root), *CITYSCAPES]) == 1
-    assert "RunError: " in capsys.readouterr().err and names(root) == []
-
-
 @pytest.fixture
 def custom(tmp_path):
     """Two depths of folders, names that differ by postfix."""
@@ -128,25 +121,6 @@ def test_wrong_flags(custom, capsys, flags, code, expected):
     assert main([str(custom), *CUSTOM, *flags]) == code
     said = capsys.readouterr().err
     assert expected in said and len(said.splitlines()) == 1 and names(custom) == []
-
-
-@pytest.mark.parametrize("gone", ["", "leftImg8bit", "gtFine"])
-def test_missing_folders(tmp_path, capsys, gone):
-    root = make_cityscapes(tmp_path / "cityscapes")
-    (root / gone).rename(tmp_path / "elsewhere")
-    assert main([str(root), *CITYSCAPES]) == 1
-    assert gone in capsys.readouterr().err
-
-
-def test_blanks_in_names_need_another_separator(custom, capsys):
-    (custom / "photos").rename(custom / "my photos")
-    flags = [str(custom), *CUSTOM, "--folder", "my photos", "masks"]
-    assert main(flags) == 2
-    assert "my photos/train/b/c/one_rgb.png holds ' ' itself" in capsys.readouterr().err
-    assert main([*flags, "--separator", ","]) == 0
-    dataset = Dataset([], str(custom), 2, train_path=str(custom / "train.txt"), separator=",")
-    assert dataset.file_list[1] == [str(custom / "my photos/train/two_rgb.png"),
-                                    str(custom / "masks/train/two_id.png")]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import zipfile
 
 import gpus
 import link_cuda
@@ -12,7 +11,7 @@ import setup_env
 from gpus import Gpu
 from setup_env import SetupError
 
-A100, H100, GTX980 = Gpu("A100", (8, 0), "535"), Gpu("H100", (9, 0), "550"), Gpu("GTX 980", (5, 2), "450")
+A100, H100 = Gpu("A100", (8, 0), "535"), Gpu("H100", (9, 0), "550")
 
 
 def add_program(folder, name, script):
@@ -68,17 +67,14 @@ def test_a_driver_without_nvidia_smi(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("capability, verdict", [
     ((6, 0), "too old"), ((6, 1), None), ((8, 9), None), ((9, 0), "too new"), (None, None)])
-def test_which_cards_the_wheel_runs_on(capability, verdict):
+def test_only_cards_that_the_wheel_can_not_use_stop_it(capability, verdict):
     card = Gpu("Card", capability, "535")
     assert gpus.unusable([card]) == ([card] if verdict else [])
-    assert verdict is None or verdict in gpus.why_unusable(card)
-
-
-def test_only_cards_that_the_wheel_can_not_use_stop_it():
-    for card in (H100, GTX980):
-        with pytest.raises(SetupError, match=f"{card.name}.*DEVICE=cpu"):
+    if verdict:
+        assert verdict in gpus.why_unusable(card)
+        with pytest.raises(SetupError, match="Card.*DEVICE=cpu"):
             setup_env.check_gpus("2.6.2", [card])
-    for version, cards in (("2.6.2", [A100, H100]), ("2.6.2", []), ("3.3.1", [H100])):
+    for version, cards in (("2.6.2", [A100, card]), ("2.6.2", []), ("3.3.1", [H100])):
         setup_env.check_gpus(version, cards)
 
 
@@ -136,38 +132,6 @@ def test_a_directory_of_someone_elses_is_kept(tmp_path):
     with pytest.raises(SetupError, match="not a virtual environment"):
         setup_env.install(tmp_path, [])
     assert (tmp_path / "thesis.tex").exists()
-
-
-def add_wheel(folder, name, module, code="", requires=""):
-    """A wheel `name` 1.0 that holds one module."""
-    stem = f"{name.replace('-', '_')}-1.0"
-    with zipfile.ZipFile(str(folder / f"{stem}-py3-none-any.whl"), "w") as wheel:
-        wheel.writestr(f"{module}.py", code)
-        wheel.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requires}")
-        wheel.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{stem}.dist-info/RECORD", f"{module}.py,,\n{stem}.dist-info/METADATA,,\n"
-                       f"{stem}.dist-info/WHEEL,,\n{stem}.dist-info/RECORD,,\n")
-
-
-@pytest.mark.slow
-def test_making_an_environment_from_beginning_to_end(tmp_path, monkeypatch, capfd):
-    """Install the few wheels that pip sees here; the headless OpenCV stays where a package asks for the plain one."""
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    for name, value in (("CONFIG_FILE", os.devnull), ("NO_INDEX", "1"), ("FIND_LINKS", str(tmp_path)), ("USER", "1")):
-        monkeypatch.setenv(f"PIP_{name}", value)
-    add_wheel(tmp_path, "probe", "probe", requires="Requires-Dist: opencv-python\n")
-    add_wheel(tmp_path, "opencv-python", "cv2", "BUILD = 'plain'")
-    add_wheel(tmp_path, "opencv-python-headless", "cv2", "BUILD = 'headless'")
-    venv = tmp_path / ".venv"
-    with pytest.raises(SetupError, match="pip can't install"):
-        setup_env.set_up(venv, ["probe==2.0"])
-    with pytest.raises(SetupError, match="doesn't work"):  # Paddle and all else is missing
-        setup_env.set_up(venv, ["probe==1.0", "opencv-python-headless"])
-    assert "paddlepaddle is not installed" in capfd.readouterr().out
-    assert (venv / "pyvenv.cfg").exists() and not (venv / setup_env.STAMP).exists()
-    code = "import probe, cv2; assert cv2.BUILD == 'headless'"
-    assert subprocess.call([str(venv / "bin/python"), "-c", code]) == 0
 
 
 def test_links_under_both_names_and_keeps_paddles_files(tmp_path):

@@ -155,19 +155,6 @@ def test_only_the_crop_is_resized(monkeypatch):
     assert [array.shape[:2] for array in made] == [(200, 400)] * 2
 
 
-def test_a_replayed_decision_is_the_transforms_own():
-    transforms = [T.RandomResize([100, 60], [0.5, 2.0]), T.RandomCrop([30, 40], 0.75), T.RandomFlip()]
-    data = sample(3, (64, 128))
-    replays, state = [], {**data, "trans_info": []}
-    for transform in transforms:
-        replays.append(Replay(transform, transform.decide(state)))
-        state = replays[-1](state)
-    replayed = T.Compose(replays)({**data, "rng": np.random.default_rng(99)})
-    drawn = T.Compose(transforms)(sample(3, (64, 128)))
-    np.testing.assert_array_equal(replayed["img"], drawn["img"])
-    np.testing.assert_array_equal(replayed["label"], drawn["label"])
-
-
 @pytest.mark.parametrize("dtype, tolerance", [(np.uint8, 0), (np.float32, 5e-3)])
 def test_a_window_of_a_resized_image(dtype, tolerance):
     rng = np.random.default_rng(0)
