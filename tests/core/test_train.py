@@ -205,7 +205,8 @@ def test_what_is_not_finite_is_not_saved(tmp_path, harm, iteration, message):
 
 # ---- going on --------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("changes", [{}, {"num_workers": 2}, {"accum_iters": 2}, {"use_ema": True, **VAL}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"num_workers": 2}, {"accum_iters": 2}, {"use_ema": True, **VAL}],
+                         ids=" ".join)
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, changes):
     run(tmp_path / "whole", **changes)
     run(tmp_path / "parts", iters=3, **changes)
