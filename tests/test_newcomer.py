@@ -76,8 +76,8 @@ def followed(tmp_path_factory):
 def test_lists_and_check(followed):
     _, printed = followed
     assert "data/mine/train.txt: 24 images, 24 labels" in printed["create_dataset_list.py"]
-    assert "train: 24 samples, 0 faults" in printed["check_data.py"]
-    assert "val: 6 samples, 0 faults" in printed["check_data.py"]
+    assert "train: 24 samples, 0 errors" in printed["check_data.py"]
+    assert "val: 6 samples, 0 errors" in printed["check_data.py"]
 
 
 def test_it_trains_and_prints_the_score(followed):
